@@ -1,0 +1,261 @@
+"""Public value types: addresses, PeerIds, messages and what is known of a peer. Immutable, free of behaviour."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum, StrEnum
+from typing import Any, NamedTuple
+
+from .exceptions import IdentityError
+
+
+class Address(NamedTuple):
+    """An IP address (text, canonical form) and a UDP port.
+
+    Example::
+
+        >>> str(Address("192.0.2.1", 8000)), str(Address("2001:db8::1", 8000))
+        ('192.0.2.1:8000', '[2001:db8::1]:8000')
+    """
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PeerId:
+    """Who a peer is: its 32-byte Ed25519 public key. Equal ids mean equal keys, whatever the names.
+
+    ``str(peer_id)`` is the text form, 52 characters of lower-case base32, that ``PeerId.parse`` reads back.
+
+    Raises:
+        IdentityError: not 32 bytes.
+    """
+
+    key: bytes
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.key, bytes) or len(self.key) != 32:
+            raise IdentityError("a PeerId is exactly 32 bytes")
+
+    def __str__(self) -> str:
+        return base64.b32encode(self.key).decode().rstrip("=").lower()
+
+    def __repr__(self) -> str:
+        return f"PeerId({self})"
+
+    @property
+    def tag(self) -> str:
+        """Four characters that tell two peers of one name apart on a screen. Not a proof of anything."""
+        return str(self)[:4]
+
+    @classmethod
+    def parse(cls, text: str) -> PeerId:
+        """Read the text form.
+
+        Raises:
+            IdentityError: not 52 base32 characters, or not the canonical spelling of a key.
+        """
+        try:
+            key = base64.b32decode(text.strip().upper() + "====")
+        except (binascii.Error, ValueError):
+            key = b""
+        if len(key) != 32 or str(cls(key)) != text.strip().lower():
+            raise IdentityError(f"not a PeerId: {text[:80]!r} (expected 52 characters a-z and 2-7)")
+        return cls(key)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What ``receive()`` returns and hooks are given.
+
+    Attributes:
+        content: the bytes as sent; boundaries are kept.
+        peer: our name for the sender.
+        timestamp: wall clock (``time.time()``) of this machine when the message was complete.
+        peer_id: the sender's proven identity (None only for peers of an old wire format).
+        channel: the channel it was sent on.
+    """
+
+    content: bytes
+    peer: str
+    timestamp: float
+    peer_id: PeerId | None = None
+    channel: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A peer to be added, spelled out: addresses to try and the identity it must prove.
+
+    Args:
+        addresses: one or several of ``"host:port"``, ``"[v6]:port"``, ``(host, port)``.
+        peer_id: pin; any other key is refused. ``None`` trusts the first key that answers our own punch.
+
+    Example::
+
+        sock.add_peer("alice", Peer(["192.168.1.5:8000", "alice.example:8000"], peer_id=PeerId.parse(text)))
+    """
+
+    addresses: tuple[str | tuple[str, int], ...] | list[str | tuple[str, int]] | str = ()
+    peer_id: PeerId | None = None
+
+
+class PeerState(Enum):
+    """Where a connection stands."""
+
+    CONNECTING = "connecting"
+    """Punching for the first time."""
+    CONNECTED = "connected"
+    """Both ends proved their keys."""
+    LOST = "lost"
+    """Nothing heard for ``timeout`` seconds; punching again with backoff."""
+    PENDING = "pending"
+    """A stranger that proved its key and waits to be admitted."""
+    PASSIVE = "passive"
+    """The peer removed us; we answer if it comes back but do not punch."""
+    REFUSED = "refused"
+    """It, or we, refused the other's identity; retried slowly."""
+
+
+class Trust(Enum):
+    """Why we believe that a name stands for a key."""
+
+    NONE = "none"
+    """No key is bound to the name yet."""
+    FIRST_USE = "first use"
+    """The first key that answered our punch took the name."""
+    MATCHED_BY_IP = "matched by ip"
+    """Bound because it came from the IP address of exactly one unpinned peer. The weakest binding."""
+    ADMITTED = "admitted"
+    """A stranger let in by ``accept``."""
+    PINNED = "pinned"
+    """The key was given in advance or compared; any other is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStats:
+    """Counters of one peer since it was added."""
+
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    messages_sent: int = 0
+    messages_received: int = 0
+    datagrams_sent: int = 0
+    datagrams_received: int = 0
+    datagrams_lost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus(Mapping[str, Any]):
+    """A snapshot of one peer; readable as attributes and as a mapping (``status["established"]``).
+
+    Attributes:
+        state: see :class:`PeerState`.
+        address: the newest authenticated address, or None.
+        trust: see :class:`Trust`.
+        rtt: smoothed round-trip time in seconds, or None before a sample.
+        loss: share of the datagrams sent lately that were lost, 0.0 to 1.0.
+        mtu: bytes of UDP payload used on the path.
+        queued: bytes of messages not yet taken by the peer.
+        last_seen: seconds since the last authentic packet, or None.
+        failure: why it is not connected, in words, or None.
+    """
+
+    name: str
+    state: PeerState
+    address: Address | None = None
+    peer_id: PeerId | None = None
+    trust: Trust = Trust.NONE
+    rtt: float | None = None
+    loss: float = 0.0
+    mtu: int = 0
+    queued: int = 0
+    last_seen: float | None = None
+    failure: str | None = None
+    stats: PeerStats = field(default_factory=PeerStats)
+
+    @property
+    def established(self) -> bool:
+        """True while connected."""
+        return self.state is PeerState.CONNECTED
+
+    @property
+    def authenticated(self) -> bool:
+        """True while connected to a proven key."""
+        return self.established and self.peer_id is not None
+
+    @property
+    def pinned(self) -> bool:
+        """True if any other key would be refused."""
+        return self.trust is Trust.PINNED
+
+    @property
+    def first_use(self) -> bool:
+        """True if the key was trusted because it came first."""
+        return self.trust is Trust.FIRST_USE
+
+    @property
+    def matched_by_ip(self) -> bool:
+        """True if the name was matched by the sender's IP address alone."""
+        return self.trust is Trust.MATCHED_BY_IP
+
+    def __getitem__(self, key: str) -> Any:
+        if key in _STATUS_KEYS:
+            return getattr(self, key)
+        if key in _STATS_KEYS:
+            return getattr(self.stats, key)
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*_STATUS_KEYS, *_STATS_KEYS))
+
+    def __len__(self) -> int:
+        return len(_STATUS_KEYS) + len(_STATS_KEYS)
+
+
+_STATS_KEYS = tuple(f.name for f in fields(PeerStats))
+_STATUS_KEYS = (
+    *(f.name for f in fields(PeerStatus)),
+    *("established", "authenticated", "pinned", "first_use", "matched_by_ip"),
+)
+
+
+class EventKind(StrEnum):
+    """What happened to a peer. Compares equal to its text: ``event.kind == "connected"``."""
+
+    CONNECTED = "connected"
+    LOST = "lost"
+    RECONNECTED = "reconnected"
+    REMOVED = "removed"
+    REFUSED = "refused"
+    PEER_CHANGED = "peer_changed"
+    PENDING = "pending"
+    ROAMED = "roamed"
+    MTU = "mtu"
+    IDENTITY_IN_USE_ELSEWHERE = "identity_in_use_elsewhere"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerEvent:
+    """Given to ``on_event`` hooks: something happened to a peer.
+
+    Attributes:
+        kind: what; see :class:`EventKind`.
+        peer: our name for it.
+        peer_id: its proven key, where there is one.
+        address: the address it concerns.
+        reason: the same in words, for people.
+    """
+
+    kind: EventKind
+    peer: str
+    peer_id: PeerId | None = None
+    address: Address | None = None
+    reason: str = ""

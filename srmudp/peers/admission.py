@@ -1,0 +1,205 @@
+"""Who gets an answer, and whose name a proven key may take.
+
+A punch cannot be matched by its source address alone, since NATs change it. It is answered if it carries a tag keyed by
+our PeerId; or comes from the exact address of an added peer without a key, or from the IP address of exactly one such
+peer; or if strangers are accepted. Everyone else hears silence.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import Counter
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from ..crypto.keys import punch_tag
+from ..models import Address, PeerId, Trust
+from ..protocol.handshake import Agreed, Answer
+from ..protocol.session import Session
+from ..wire.packet import NO_TAG, Punch
+from .jobs import TokenBucket
+from .peer import ATTEMPT_LIFETIME, Peer
+from .registry import Registry
+
+MAX_HALF_OPEN: Final = 1024
+"""Answered punches remembered at a time."""
+MAX_HALF_OPEN_PER_HOST: Final = 64
+MAX_PENDING: Final = 16
+"""Strangers waiting for a decision at a time."""
+PENDING_SECONDS: Final = 300.0
+ASK_AGAIN: Final = 3600.0
+"""Seconds between two questions about one PeerId."""
+REMEMBERED_ANSWERS: Final = 1024
+
+
+class AcceptPolicy(Enum):
+    """What happens to a stranger that proves its key."""
+
+    NOBODY = "nobody"
+    ASK = "ask"
+    EVERYBODY = "everybody"
+
+
+class Verdict(Enum):
+    """What to do with a proven key that asks to come in."""
+
+    WELCOME = "welcome"
+    REFUSED = "refused"
+    WAIT = "wait"
+
+
+@dataclass(slots=True)
+class HalfOpen:
+    """A punch that was answered: waits at most ATTEMPT_LIFETIME for its SHARED_KEY."""
+
+    source: Address
+    created_at: float
+    key: bytes
+    answer: Answer | None = None
+    job_running: bool = False
+    accepted: bytes = b""
+    session: Session | None = None
+    peer: Peer | None = None
+
+
+class Admission:
+    """Decides; holds no sessions. Called under the endpoint lock."""
+
+    def __init__(self, own: PeerId, policy: AcceptPolicy, registry: Registry, drops: Counter[str], rate: float) -> None:
+        self._own = own
+        self.policy = policy
+        self._registry = registry
+        self._drops = drops
+        self._strangers = TokenBucket(rate, 2 * rate)
+        self._added = TokenBucket(rate, 4 * rate)
+        self._by_punch: dict[bytes, HalfOpen] = {}
+        self._by_index: dict[int, HalfOpen] = {}
+        self._per_host: Counter[str] = Counter()
+        self._asked: dict[PeerId, float] = {}
+        self._pending: dict[PeerId, float] = {}
+        self._decided: dict[PeerId, tuple[bool, float]] = {}
+
+    # --- punches
+
+    def is_tagged_for_us(self, punch: Punch) -> bool:
+        """True if the sender knows our PeerId. A wrong tag counts as none."""
+        return punch.tag != NO_TAG and hmac.compare_digest(punch_tag(self._own, punch.tagged_bytes), punch.tag)
+
+    def may_answer(self, punch: Punch, source: Address, now: float) -> bool:
+        """Whether a punch deserves the cost of an answer; counts why not."""
+        registry = self._registry
+        expected = bool(registry.at(source)) or len(registry.at_host(source.host)) == 1
+        if not (expected or self.policy is not AcceptPolicy.NOBODY or self.is_tagged_for_us(punch)):
+            self._drops["unsolicited_punch"] += 1
+            return False
+        bucket = self._added if registry.is_configured(source) else self._strangers
+        if not bucket.take(now):
+            self._drops["handshake_rate"] += 1
+            return False
+        if len(self._by_punch) >= MAX_HALF_OPEN or self._per_host[source.host] >= MAX_HALF_OPEN_PER_HOST:
+            self._drops["half_open_full"] += 1
+            return False
+        return True
+
+    def known(self, punch: Punch) -> HalfOpen | None:
+        """The half-open entry of a punch that came before."""
+        return self._by_punch.get(punch.message)
+
+    def remember(self, punch: Punch, source: Address, now: float) -> HalfOpen:
+        """A punch is going to be answered."""
+        half_open = HalfOpen(source, now, punch.message)
+        self._by_punch[punch.message] = half_open
+        self._per_host[source.host] += 1
+        return half_open
+
+    def answered(self, half_open: HalfOpen, answer: Answer) -> None:
+        """The answer is ready; its SHARED_KEY will name this index."""
+        half_open.answer = answer
+        self._by_index[answer.index] = half_open
+
+    def waiting_at(self, index: int) -> HalfOpen | None:
+        """The half-open entry a SHARED_KEY belongs to."""
+        return self._by_index.get(index)
+
+    def forget(self, half_open: HalfOpen) -> None:
+        """Its handshake is over."""
+        if self._by_punch.pop(half_open.key, None) is None:
+            return
+        self._per_host[half_open.source.host] -= 1
+        if not self._per_host[half_open.source.host]:
+            del self._per_host[half_open.source.host]
+        if half_open.answer is not None:
+            self._by_index.pop(half_open.answer.index, None)
+
+    def forget_session(self, session: Session) -> None:
+        """The session is confirmed: its SHARED_KEY need not be answered again."""
+        half_open = self._by_index.get(session.local_index)
+        if half_open is not None:
+            self.forget(half_open)
+
+    def expire(self, now: float) -> None:
+        """Drop half-open entries and questions whose time is over."""
+        for half_open in list(self._by_punch.values()):
+            if now < half_open.created_at + ATTEMPT_LIFETIME:
+                break
+            self.forget(half_open)
+        for peer_id, since in list(self._pending.items()):
+            if now >= since + PENDING_SECONDS:
+                del self._pending[peer_id]
+
+    def next_timer(self) -> float | None:
+        """When :meth:`expire` has something to do."""
+        times = [half_open.created_at + ATTEMPT_LIFETIME for half_open in self._by_punch.values()][:1]
+        times += [since + PENDING_SECONDS for since in self._pending.values()][:1]
+        return min(times, default=None)
+
+    # --- proven keys
+
+    def match(self, source: Address) -> tuple[Peer, Trust] | None:
+        """The added peer without a key that a proven key at ``source`` may take, by the address rules."""
+        exact = self._registry.at(source)
+        if len(exact) == 1:
+            return exact[0], Trust.FIRST_USE
+        if not exact:
+            near = self._registry.at_host(source.host)
+            if len(near) == 1:
+                return near[0], Trust.MATCHED_BY_IP
+        return None
+
+    def judge(self, agreed: Agreed, now: float) -> tuple[Verdict, bool]:
+        """What to do with a stranger.
+
+        Returns:
+            The verdict, and True if the application should be asked now.
+        """
+        peer_id = agreed.hello.peer_id
+        decided = self._decided.get(peer_id)
+        if decided is not None and (decided[0] or now - decided[1] < ASK_AGAIN):
+            return (Verdict.WELCOME if decided[0] else Verdict.REFUSED), False
+        if self.policy is AcceptPolicy.NOBODY or (
+            self.policy is AcceptPolicy.EVERYBODY and self._registry.was_removed(peer_id)
+        ):
+            return Verdict.REFUSED, False
+        if self.policy is AcceptPolicy.EVERYBODY:
+            return Verdict.WELCOME, False
+        if peer_id in self._pending:
+            return Verdict.WAIT, False
+        if len(self._pending) >= MAX_PENDING or now - self._asked.get(peer_id, -ASK_AGAIN) < ASK_AGAIN:
+            return Verdict.WAIT, False
+        self._pending[peer_id] = now
+        self._asked[peer_id] = now
+        if len(self._asked) > REMEMBERED_ANSWERS:
+            del self._asked[next(iter(self._asked))]
+        return Verdict.WAIT, True
+
+    def decide(self, peer_id: PeerId, allow: bool, now: float) -> None:
+        """The application answered."""
+        self._pending.pop(peer_id, None)
+        self._decided[peer_id] = (allow, now)
+        if len(self._decided) > REMEMBERED_ANSWERS:
+            del self._decided[next(iter(self._decided))]
+
+    def revoke(self, peer_id: PeerId) -> None:
+        """A decision no longer holds: the peer was removed."""
+        self._decided.pop(peer_id, None)

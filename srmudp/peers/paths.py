@@ -1,0 +1,78 @@
+"""Where a peer is: proposals of a new address and their validation.
+
+Only an opened single-datagram record with the highest number proposes an address: a copied or late one proves nothing.
+Sealed challenges then go to the new address *and* to the old one. If the old one still answers, an attacker merely
+copied a packet to us faster than the peer sent it, and nothing moves. Otherwise the new address is taken once it
+answered its own challenge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ..models import Address
+
+PROPOSAL_INTERVAL: Final = 0.5
+"""Seconds between two proposals of one peer: bounds what goes to addresses that prove nothing."""
+MIN_WAIT: Final = 0.05
+"""Seconds the old address has at least to answer."""
+
+
+@dataclass(slots=True)
+class PathProbe:
+    """One proposed address under validation."""
+
+    address: Address
+    nonce_new: bytes
+    nonce_old: bytes
+    started_at: float
+    decide_at: float
+    new_answered: bool = False
+    old_answered: bool = False
+
+
+class PathValidator:
+    """The proposals of one peer."""
+
+    def __init__(self) -> None:
+        self.probe: PathProbe | None = None
+        self._next_proposal = 0.0
+
+    def propose(self, address: Address, nonces: bytes, rtt: float, now: float) -> PathProbe | None:
+        """A record came from an address that is not the path's.
+
+        Args:
+            nonces: 16 random bytes.
+            rtt: probe timeout of the present path, seconds.
+
+        Returns:
+            The probe whose two challenges must now be sent, or None if it is too early for another.
+        """
+        if now < self._next_proposal or (self.probe is not None and self.probe.address == address):
+            return None
+        self._next_proposal = now + PROPOSAL_INTERVAL
+        self.probe = PathProbe(address, nonces[:8], nonces[8:16], now, now + max(2 * rtt, MIN_WAIT))
+        return self.probe
+
+    def on_response(self, nonce: bytes, source: Address) -> None:
+        """A challenge was answered. An answer counts for its own address and nonce only."""
+        probe = self.probe
+        if probe is None:
+            return
+        if nonce == probe.nonce_new and source == probe.address:
+            probe.new_answered = True
+        elif nonce == probe.nonce_old and source != probe.address:
+            probe.old_answered = True
+
+    def next_timer(self) -> float | None:
+        """When :meth:`decide` must be called."""
+        return self.probe.decide_at if self.probe is not None else None
+
+    def decide(self, now: float) -> Address | None:
+        """The address to move to, if it is time and it was proven."""
+        probe = self.probe
+        if probe is None or now < probe.decide_at:
+            return None
+        self.probe = None
+        return probe.address if probe.new_answered and not probe.old_answered else None

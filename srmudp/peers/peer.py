@@ -1,0 +1,586 @@
+"""One peer: its names and key, the attempt to reach it, its session and path, and when it counts as lost.
+
+::
+
+    CONNECTING --session confirmed--> CONNECTED --silence or close--> LOST --session confirmed--> CONNECTED
+         |                                |
+         +--refused--> REFUSED            +--it removed us--> PASSIVE (answers, does not punch)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ..exceptions import DecodeError, RemoteProtocolError
+from ..models import Address, EventKind, PeerEvent, PeerId, PeerState, PeerStats, PeerStatus, Trust
+from ..protocol.congestion import Pacer, make_controller
+from ..protocol.connection import Connection
+from ..protocol.events import Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed
+from ..protocol.handshake import Agreed, Opening, outranks
+from ..protocol.records import Opened
+from ..protocol.recovery import Path
+from ..protocol.session import Session
+from ..wire.frames import (
+    Close,
+    CloseCode,
+    Established,
+    Frame,
+    PathChallenge,
+    PathResponse,
+    SessionStart,
+    parse_frames,
+    serialise,
+)
+from .paths import PathValidator
+
+if TYPE_CHECKING:
+    from .endpoint import Endpoint
+
+ATTEMPT_LIFETIME: Final = 10.0
+"""Seconds one attempt repeats identical PUNCH bytes, and a half-open session lives."""
+FIRST_PUNCHES: Final = 0.2
+"""Seconds between punches in the first FIRST_PHASE seconds, while two programs are started by hand."""
+FIRST_PHASE: Final = 2.0
+SECOND_PUNCHES: Final = 1.0
+SECOND_PHASE: Final = 30.0
+SLOWEST_PUNCHES: Final = 15.0
+TIRED_AFTER: Final = 600.0
+TIRED_PUNCHES: Final = 30.0
+REFUSED_PUNCHES: Final = 15.0
+SHARED_KEY_INTERVAL: Final = 0.25
+"""Seconds between repetitions of SHARED_KEY at first; doubles up to a second."""
+MAX_JOBS: Final = 16
+"""Answers to one attempt that are checked at a time; an honest one comes with every punch."""
+STRANGER_SILENCE: Final = 600.0
+
+
+class Transmit(NamedTuple):
+    """Sealed bytes for the transport: datagrams of ``segment_size`` back to back."""
+
+    payload: bytes
+    segment_size: int
+    destination: Address
+
+
+class Receipt(NamedTuple):
+    """What ``message_taken`` needs to know of a message."""
+
+    peer: Peer
+    life: int
+    channel: int
+    sequence: int
+    size: int
+
+
+@dataclass(slots=True)
+class Attempt:
+    """Our own try to reach the peer: punching until answered, then SHARED_KEY until established."""
+
+    index: int
+    started_at: float
+    addressee: PeerId | None
+    opening: Opening | None = None
+    next_send: float = 0.0
+    sends: int = 0
+    jobs: set[bytes] = field(default_factory=set)
+    agreed: Agreed | None = None
+    agreed_at: float = 0.0
+    answered_from: Address | None = None
+    interval: float = SHARED_KEY_INTERVAL
+
+
+class Peer:
+    """The state of one peer. Every method is called under the endpoint lock."""
+
+    def __init__(self, endpoint: Endpoint, name: str, now: float, *, stranger: bool = False) -> None:
+        self._endpoint = endpoint
+        self.name = name
+        self.aliases: set[str] = set()
+        self.peer_id: PeerId | None = None
+        self.trust = Trust.NONE
+        self.stranger = stranger
+        self.addresses: list[Address] = []
+        self.state = PeerState.CONNECTING
+        self.since = now  # when connecting or reconnecting began
+        self.failure: str | None = None
+        self.connection = Connection(endpoint.config, endpoint.drops, endpoint.budget)
+        self.attempt: Attempt | None = None
+        self.candidate: Session | None = None
+        self.candidate_source: Address | None = None
+        self.instance: bytes | None = None
+        self.generation = 0
+        self.tried: tuple[bytes, int] = (b"", 0)
+        self.last_heard: float | None = None
+        self.last_sent = now
+        self.last_address: Address | None = None
+        self.validator = PathValidator()
+        self.outbox: deque[Transmit] = deque()
+        self.linger_until: float | None = None
+        self.room_wanted = False
+        self.ready = False  # in the endpoint's queue of peers with something to send
+        self.scheduled: float | None = None  # earliest entry in the endpoint's timer heap
+        self.next_attempt_at = now
+        self.ever_connected = False
+        self.life = 0  # counts instances of the peer, so that receipts of an old one are not mistaken
+        self.messages_sent = self.messages_received = 0
+
+    # --- what is known
+
+    @property
+    def pinned(self) -> bool:
+        """True if only one key may use the name."""
+        return self.trust is Trust.PINNED
+
+    @property
+    def connected(self) -> bool:
+        """True while there is a confirmed session."""
+        return self.connection.session is not None
+
+    @property
+    def lingering(self) -> bool:
+        """True once removed, while queued messages are still brought home."""
+        return self.linger_until is not None
+
+    @property
+    def address(self) -> Address | None:
+        """The newest authenticated address."""
+        return self.connection.path.address if self.connection.path is not None else self.last_address
+
+    def status(self, now: float) -> PeerStatus:
+        """A snapshot for the application."""
+        connection = self.connection
+        recovery, path = connection.recovery, connection.path
+        return PeerStatus(
+            name=self.name,
+            state=self.state,
+            address=self.address,
+            peer_id=self.peer_id,
+            trust=self.trust,
+            rtt=path.rtt.smoothed if path is not None and path.rtt.latest is not None else None,
+            loss=recovery.loss if recovery is not None else 0.0,
+            mtu=path.mtu if path is not None else 0,
+            queued=connection.queued_bytes,
+            last_seen=now - self.last_heard if self.last_heard is not None else None,
+            failure=self.failure,
+            stats=PeerStats(
+                bytes_sent=connection.bytes_sent,
+                bytes_received=connection.bytes_received,
+                messages_sent=self.messages_sent,
+                messages_received=self.messages_received,
+                datagrams_sent=connection.datagrams_sent,
+                datagrams_received=connection.datagrams_received,
+                datagrams_lost=connection.datagrams_lost,
+            ),
+        )
+
+    def generation_after(self, instance: bytes) -> int:
+        """The last generation used with an instance of the peer."""
+        known = self.generation if instance == self.instance else 0
+        return max(known, self.tried[1] if self.tried[0] == instance else 0)
+
+    # --- opening: our own attempt
+
+    def punch_interval(self, now: float) -> float:
+        """Seconds to the next punch: eager at first, then with backoff and jitter."""
+        waited = now - self.since
+        if self.state is PeerState.REFUSED:
+            base = REFUSED_PUNCHES
+        elif waited < FIRST_PHASE:
+            base = FIRST_PUNCHES
+        elif waited < SECOND_PHASE:
+            base = SECOND_PUNCHES
+        elif waited < TIRED_AFTER:
+            base = min(SLOWEST_PUNCHES, waited / SECOND_PHASE)
+        else:
+            base = TIRED_PUNCHES
+        return base * (0.875 + self._endpoint.random(1)[0] / 1024)
+
+    def _wants_attempt(self) -> bool:
+        if self.connected or self.candidate is not None or self.stranger:
+            return False
+        return self.state in (PeerState.CONNECTING, PeerState.LOST, PeerState.REFUSED) and bool(self.targets())
+
+    def targets(self) -> list[Address]:
+        """Where to punch: what was configured, and where it was last."""
+        if self.last_address is not None and self.last_address not in self.addresses:
+            return [*self.addresses, self.last_address]
+        return self.addresses
+
+    def _advance_attempt(self, now: float) -> None:
+        attempt = self.attempt
+        if attempt is None:
+            if self._wants_attempt() and now >= self.next_attempt_at:
+                self.attempt = self._endpoint.open_attempt(self, now)
+            return
+        if attempt.agreed is not None:
+            if now >= attempt.agreed_at + ATTEMPT_LIFETIME:
+                self.cancel_attempt()
+                self.drop_candidate()
+                self.next_attempt_at = now
+            elif now >= attempt.next_send and attempt.answered_from is not None:
+                self.send_datagram(attempt.agreed.shared_key, attempt.answered_from, now)
+                attempt.sends += 1
+                attempt.next_send = now + attempt.interval
+                attempt.interval = min(1.0, attempt.interval * 2)
+            return
+        if attempt.opening is None:
+            return
+        if not self._wants_attempt():
+            self.cancel_attempt()
+            return
+        interval = self.punch_interval(now)
+        if now - attempt.started_at > max(ATTEMPT_LIFETIME, 3 * interval):
+            self.cancel_attempt()
+            self.next_attempt_at = now
+            if self.failure is None:
+                self.failure = "no answer yet: is the other program running, and has it added us?"
+            self._endpoint.emit(ResolveWanted(self.name))
+            self._advance_attempt(now)
+        elif now >= attempt.next_send:
+            for target in self.targets():
+                self.send_datagram(attempt.opening.punch, target, now)
+            attempt.sends += 1
+            attempt.next_send = now + interval
+
+    def on_opening(self, attempt: Attempt, opening: Opening | None, now: float) -> None:
+        """The first arrow is ready."""
+        if self.attempt is attempt and opening is not None:
+            attempt.opening = opening
+            attempt.next_send = now
+            self._advance_attempt(now)
+
+    def on_agreed(self, attempt: Attempt, agreed: Agreed, source: Address, now: float) -> None:
+        """The peer answered our punch and we accept its identity: send the third arrow."""
+        attempt.agreed = agreed
+        attempt.agreed_at = attempt.next_send = now
+        attempt.answered_from = source
+        attempt.sends = 0
+        self.tried = (agreed.hello.instance, agreed.generation)
+        self._endpoint.note_generation(agreed.generation)
+        self._set_candidate(self._endpoint.new_session(self, agreed, now), source)
+        self._advance_attempt(now)
+
+    def cancel_attempt(self) -> None:
+        """Our own attempt ends; its answers are no longer waited for."""
+        if self.attempt is not None:
+            self._endpoint.forget_attempt(self.attempt)
+            self.attempt = None
+
+    # --- opening: the other's attempt
+
+    def may_accept(self, agreed: Agreed) -> str | None:
+        """Whether a proven SHARED_KEY of this peer leads to a session; else the reason it is dropped."""
+        if agreed.hello.instance == self.instance and agreed.generation <= self.generation:
+            return "stale_generation"
+        rivals = [self.candidate.agreed] if self.candidate is not None else []
+        for rival in rivals:
+            if rival.hello.instance == agreed.hello.instance and outranks(rival, agreed):
+                return "lost_tie"
+        return None
+
+    def accept(self, agreed: Agreed, source: Address, now: float) -> Session:
+        """The other's attempt is the one that stays; a half-open session answers it."""
+        self.cancel_attempt()
+        self._endpoint.note_generation(agreed.generation)
+        session = self._endpoint.new_session(self, agreed, now)
+        self._set_candidate(session, source)
+        self.send_established(session, source, now)
+        return session
+
+    def send_established(self, session: Session, source: Address, now: float) -> None:
+        """The fourth arrow: key confirmation and our limits. Each repetition is a new record."""
+        if session.next_number > 64:
+            return
+        start = self.connection.session_start()
+        if session.agreed.hello.instance != self.instance:
+            start = SessionStart(
+                start.max_ack_delay_us, start.channel_window, start.connection_window, start.max_message_size
+            )
+        self._send_sealed(session, [Established(), start], source, now)
+
+    def _set_candidate(self, session: Session, source: Address) -> None:
+        self.drop_candidate()
+        self.candidate = session
+        self.candidate_source = source
+
+    def drop_candidate(self) -> None:
+        """The half-open session, if any, comes to nothing."""
+        if self.candidate is not None:
+            self._endpoint.forget_session(self.candidate)
+            self.candidate = None
+
+    # --- a session is there
+
+    def on_opened(self, session: Session, opened: Opened, size: int, source: Address, now: float) -> None:
+        """A record of this peer was authenticated."""
+        connection = self.connection
+        if session is self.candidate:
+            if self._refused_in(opened, now):
+                return
+            self._confirm(session, source, now)
+        elif session is not connection.session:
+            self._endpoint.drops["old_session"] += 1
+            return
+        self.last_heard = now
+        path = connection.path
+        assert path is not None
+        connection.bytes_received += size
+        connection.datagrams_received += opened.segments
+        if source != path.address and opened.segments == 1 and opened.number == session.receiver.largest:
+            self._propose(source, now)
+        try:
+            connection.on_record(opened, size, now)
+        except RemoteProtocolError as error:
+            self._endpoint.drops["protocol_error"] += 1
+            self.send_close(CloseCode.PROTOCOL_ERROR, str(error), now)
+            self.lose(f"it broke the protocol: {error}", now)
+            return
+        self._collect(source, now)
+
+    def _refused_in(self, opened: Opened, now: float) -> bool:
+        try:
+            frames = parse_frames(opened.plaintext)
+        except DecodeError:
+            return False
+        for frame in frames:
+            if isinstance(frame, Close):
+                self.cancel_attempt()
+                self.drop_candidate()
+                self._on_close(frame, now)
+                return True
+        return False
+
+    def _confirm(self, session: Session, source: Address, now: float) -> None:
+        """A record opened under the half-open session: it carries everything from now on."""
+        endpoint = self._endpoint
+        connection = self.connection
+        old = connection.session
+        self.candidate = None
+        rtt = None
+        attempt = self.attempt
+        if attempt is not None and attempt.agreed is session.agreed and attempt.sends == 1:
+            rtt = now - attempt.agreed_at
+        self.cancel_attempt()
+        agreed = session.agreed
+        new_instance = agreed.hello.instance != self.instance
+        path = connection.path
+        if path is None or path.address != source:
+            config = endpoint.config
+            mtu = config.initial_mtu
+            path = Path(source, mtu, make_controller(config.congestion, mtu), Pacer(now))
+            if rtt is not None:
+                path.rtt.update(max(rtt, 1e-5), 0.0, now)
+        session.confirmed = True
+        if new_instance:
+            self.life += 1
+        self.instance = agreed.hello.instance
+        self.generation = agreed.generation
+        connection.start(session, path, new_instance=new_instance, now=now)
+        if old is not None:
+            endpoint.forget_session(old)
+        self.validator = PathValidator()
+        self.last_address = source
+        self.last_heard = now
+        self.failure = None
+        endpoint.forget_half_open(session)
+        if self.state is not PeerState.CONNECTED:
+            again = self.ever_connected
+            self.state = PeerState.CONNECTED
+            self.ever_connected = True
+            self.emit(EventKind.RECONNECTED if again else EventKind.CONNECTED, source, "")
+        elif new_instance:
+            self.emit(EventKind.RECONNECTED, source, "its program was restarted")
+
+    def _collect(self, source: Address, now: float) -> None:
+        """Turn what the connection produced into events."""
+        connection = self.connection
+        if connection.arrived:
+            arrived, connection.arrived = connection.arrived, []
+            for channel, sequence, content in arrived:
+                self._hand_out(channel, sequence, content)
+        if connection.arrived_unreliable:
+            unreliable, connection.arrived_unreliable = connection.arrived_unreliable, []
+            for channel, content in unreliable:
+                self._hand_out(channel, -1, content)
+        if connection.signals:
+            signals, connection.signals = connection.signals, []
+            for frame in signals:
+                self._on_signal(frame, source, now)
+        self.collect_settled(now)
+
+    def _hand_out(self, channel: int, sequence: int, content: bytes) -> None:
+        if self.lingering or self.peer_id is None:
+            return
+        self.messages_received += 1
+        receipt = Receipt(self, self.life, channel, sequence, len(content))
+        self._endpoint.emit(MessageArrived(self.name, self.peer_id, channel, content, receipt))
+
+    def on_taken(self, receipt: Receipt, now: float) -> None:
+        """The application has a message."""
+        if receipt.sequence < 0:
+            self.connection.unreliable_in.waiting_bytes -= receipt.size
+        elif receipt.life == self.life:
+            self.connection.application_took(receipt.channel, receipt.sequence, now)
+
+    def collect_settled(self, now: float) -> None:
+        """Report messages that were delivered or failed."""
+        settled = self.connection.drain_settled()
+        if not settled:
+            return
+        emit = self._endpoint.emit
+        for token, failure in settled:
+            emit(MessageSettled(token, self.name, failure))
+        if self.room_wanted and self.connection.queued_bytes < self._endpoint.config.send_queue:
+            self.room_wanted = False
+            emit(RoomFreed(self.name))
+        if self.lingering and not self.connection.pending:
+            self._endpoint.finish_removal(self, now)
+
+    def _on_signal(self, frame: Frame, source: Address, now: float) -> None:
+        session = self.connection.session
+        if session is None:
+            return
+        if isinstance(frame, PathChallenge):
+            self._send_sealed(session, [PathResponse(frame.nonce)], source, now)
+        elif isinstance(frame, PathResponse):
+            self.validator.on_response(frame.nonce, source)
+        elif isinstance(frame, Close):
+            self._on_close(frame, now)
+
+    def _on_close(self, frame: Close, now: float) -> None:
+        if frame.code == CloseCode.REMOVED:
+            self.lose("it removed us", now, PeerState.PASSIVE)
+            self.connection.fail_all(Failure.REMOVED_US)
+        elif frame.code == CloseCode.REFUSED:
+            self.lose("it refused our identity", now, PeerState.REFUSED)
+            self.connection.fail_all(Failure.REFUSED)
+        elif frame.code == CloseCode.PROTOCOL_ERROR:
+            self.lose("it says that we broke the protocol", now)
+        else:
+            self.lose("its program ended", now)
+        self.collect_settled(now)
+
+    # --- paths
+
+    def _propose(self, source: Address, now: float) -> None:
+        session, path = self.connection.session, self.connection.path
+        assert session is not None
+        assert path is not None
+        timeout = path.rtt.probe_timeout(self._endpoint.config.max_ack_delay)
+        probe = self.validator.propose(source, self._endpoint.random(16), timeout, now)
+        if probe is not None:
+            self._send_sealed(session, [PathChallenge(probe.nonce_new)], source, now)
+            self._send_sealed(session, [PathChallenge(probe.nonce_old)], path.address, now)
+
+    def _move(self, address: Address, now: float) -> None:
+        path = self.connection.path
+        assert path is not None
+        if address.host != path.address.host:
+            # Another network: nothing measured on the old one holds (RFC 9000 section 9.4). A new port alone is a NAT.
+            config = self._endpoint.config
+            path.controller = make_controller(config.congestion, path.mtu)
+            path.pacer = Pacer(now)
+        path.address = self.last_address = address
+        self.emit(EventKind.ROAMED, address, "")
+
+    # --- time
+
+    def next_timer(self) -> float | None:
+        """When :meth:`on_timer` must be called."""
+        times: list[float | None] = [self.connection.next_timer(), self.linger_until]
+        attempt = self.attempt
+        if self.connected:
+            assert self.last_heard is not None
+            times += [
+                self.last_heard + self._endpoint.timeout,
+                self.last_sent + self._endpoint.keepalive,
+                self.validator.next_timer(),
+            ]
+        if self.candidate is not None:
+            times.append(self.candidate.created_at + ATTEMPT_LIFETIME)
+        if attempt is None:
+            if self._wants_attempt():
+                times.append(self.next_attempt_at)
+        elif attempt.opening is not None:
+            times.append(attempt.next_send)
+        if self.stranger and not self.connected:
+            times.append((self.last_heard or self.since) + STRANGER_SILENCE)
+        return min((time for time in times if time is not None), default=None)
+
+    def on_timer(self, now: float) -> None:
+        """Time has passed."""
+        connection = self.connection
+        if self.connected:
+            assert self.last_heard is not None
+            moved = self.validator.decide(now)
+            if moved is not None:
+                self._move(moved, now)
+            if now >= self.last_heard + self._endpoint.timeout:
+                self.lose(f"nothing heard for {self._endpoint.timeout:g} s", now)
+            elif now >= self.last_sent + self._endpoint.keepalive:
+                self.last_sent = now
+                connection.ping()
+        if self.candidate is not None and now >= self.candidate.created_at + ATTEMPT_LIFETIME:
+            self.drop_candidate()
+            if self.attempt is not None and self.attempt.agreed is not None:
+                self.cancel_attempt()
+            self.next_attempt_at = now
+        self._advance_attempt(now)
+        connection.on_timer(now)
+        self.collect_settled(now)
+        if (self.linger_until is not None and now >= self.linger_until) or (
+            self.stranger and not self.connected and now - (self.last_heard or self.since) >= STRANGER_SILENCE
+        ):
+            self._endpoint.finish_removal(self, now)
+
+    def lose(self, reason: str, now: float, state: PeerState = PeerState.LOST) -> None:
+        """The session is over; what was queued waits for the next one."""
+        was_connected = self.connected
+        if self.connection.session is not None:
+            self._endpoint.forget_session(self.connection.session)
+            self.connection.stop()
+        self.state = state
+        self.failure = reason
+        self.since = now
+        self.next_attempt_at = now + (REFUSED_PUNCHES if state is PeerState.REFUSED else self.punch_interval(now))
+        if was_connected or state is PeerState.REFUSED:
+            self.emit(EventKind.REFUSED if state is PeerState.REFUSED else EventKind.LOST, self.last_address, reason)
+        if state is PeerState.LOST and not self.lingering:
+            self._endpoint.emit(ResolveWanted(self.name))
+
+    # --- output
+
+    def poll_transmit(self, now: float) -> Transmit | None:
+        """The next batch for the transport."""
+        if self.outbox:
+            return self.outbox.popleft()
+        connection = self.connection
+        batch = connection.poll_transmit(now)
+        if batch is None:
+            return None
+        self.last_sent = now
+        assert connection.path is not None
+        return Transmit(batch[0], batch[1], connection.path.address)
+
+    def send_datagram(self, datagram: bytes, destination: Address, now: float) -> None:
+        """Queue one datagram outside the connection's own output."""
+        self.outbox.append(Transmit(datagram, len(datagram), destination))
+        self._endpoint.touch(self)
+
+    def send_close(self, code: CloseCode, reason: str, now: float) -> None:
+        """Tell the peer that this is the end, if there is a session to say it in."""
+        session, path = self.connection.session, self.connection.path
+        if session is not None and path is not None:
+            self._send_sealed(session, [Close(code, reason.encode()[:120].decode(errors="ignore"))], path.address, now)
+
+    def _send_sealed(self, session: Session, frames: list[Frame], destination: Address, now: float) -> None:
+        plaintext = b"".join(serialise(frame) for frame in frames).ljust(16, b"\x00")
+        _, _, wire = session.seal(plaintext, self._endpoint.config.initial_mtu)
+        self.send_datagram(wire, destination, now)
+
+    def emit(self, kind: EventKind, address: Address | None, reason: str) -> None:
+        """Report something that happened to this peer."""
+        if not self.lingering:
+            self._endpoint.emit(PeerEvent(kind, self.name, self.peer_id, address, reason))

@@ -1,0 +1,140 @@
+"""The peers of one socket: by name, by key, by address."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..exceptions import UnknownPeer
+from ..models import Address, PeerId
+from .peer import Peer
+
+REMEMBERED_REMOVALS = 4096
+"""Removed PeerIds that are refused; the oldest is forgotten first."""
+
+
+class Registry:
+    """Who is who. A name stands for one peer; a key for at most one peer; an alias is a second name of a peer."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, Peer] = {}
+        self._by_id: dict[PeerId, Peer] = {}
+        self._peers: dict[int, Peer] = {}
+        self._removed: dict[PeerId, None] = {}
+
+    def __iter__(self) -> Iterator[Peer]:
+        """Every peer, lingering ones included."""
+        return iter(list(self._peers.values()))
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def named(self, name: str) -> Peer:
+        """The peer of that name or alias.
+
+        Raises:
+            UnknownPeer: there is none; the text lists the names there are.
+        """
+        peer = self._names.get(name)
+        if peer is None:
+            known = ", ".join(sorted(self._names)[:20]) or "none"
+            raise UnknownPeer(f"no peer is called {name!r} (known: {known})")
+        return peer
+
+    def names(self) -> dict[str, Peer]:
+        """Every name with its peer, aliases included."""
+        return dict(self._names)
+
+    def by_id(self, peer_id: PeerId) -> Peer | None:
+        """The peer that proved this key or must prove it."""
+        return self._by_id.get(peer_id)
+
+    def at(self, address: Address) -> list[Peer]:
+        """Unpinned peers without a key that are configured at exactly this address."""
+        return [peer for peer in self._open_names() if address in peer.addresses]
+
+    def at_host(self, host: str) -> list[Peer]:
+        """Unpinned, unconnected peers without a key that are configured at this IP address."""
+        return [
+            peer
+            for peer in self._open_names()
+            if not peer.connected and any(address.host == host for address in peer.addresses)
+        ]
+
+    def _open_names(self) -> Iterator[Peer]:
+        return (p for p in self._peers.values() if p.peer_id is None and not p.lingering)
+
+    def is_configured(self, address: Address) -> bool:
+        """True if any peer was added with an address of this host."""
+        return any(a.host == address.host for peer in self._peers.values() for a in peer.addresses)
+
+    def add(self, peer: Peer) -> None:
+        """A new peer under its name."""
+        self._peers[id(peer)] = peer
+        self._names[peer.name] = peer
+
+    def bind(self, peer: Peer, peer_id: PeerId) -> None:
+        """The peer's key is known from now on."""
+        if peer.peer_id is not None and self._by_id.get(peer.peer_id) is peer:
+            del self._by_id[peer.peer_id]
+        peer.peer_id = peer_id
+        self._by_id[peer_id] = peer
+        self._removed.pop(peer_id, None)
+
+    def unbind(self, peer: Peer) -> None:
+        """Forget the peer's key."""
+        if peer.peer_id is not None and self._by_id.get(peer.peer_id) is peer:
+            del self._by_id[peer.peer_id]
+        peer.peer_id = None
+
+    def rename(self, peer: Peer, name: str) -> None:
+        """Give the peer another first name; the old one is free."""
+        self._names.pop(peer.name, None)
+        peer.name = name
+        self._names[name] = peer
+
+    def alias(self, name: str, peer: Peer) -> None:
+        """A second name of a peer."""
+        self._names[name] = peer
+        peer.aliases.add(name)
+
+    def free_names(self, peer: Peer) -> None:
+        """The peer's names may be given to others."""
+        for name in (peer.name, *peer.aliases):
+            if self._names.get(name) is peer:
+                del self._names[name]
+
+    def drop_alias(self, name: str) -> None:
+        """Forget one alias; the peer stays under its other names."""
+        self._names.pop(name).aliases.discard(name)
+
+    def drop(self, peer: Peer) -> None:
+        """Forget the peer altogether."""
+        self.free_names(peer)
+        self._peers.pop(id(peer), None)
+        if peer.peer_id is not None and self._by_id.get(peer.peer_id) is peer:
+            del self._by_id[peer.peer_id]
+
+    def remember_removed(self, peer_id: PeerId) -> None:
+        """Refuse this key until it is added again."""
+        self._removed[peer_id] = None
+        if len(self._removed) > REMEMBERED_REMOVALS:
+            del self._removed[next(iter(self._removed))]
+
+    def was_removed(self, peer_id: PeerId) -> bool:
+        """True if the key belongs to a peer that was removed."""
+        return peer_id in self._removed
+
+    def free_name(self, wanted: str, peer_id: PeerId) -> str:
+        """``wanted`` if nobody has it, else the same with a key tag."""
+        name = wanted or peer_id.tag
+        if name in self._names:
+            name = f"{name}#{peer_id.tag}"
+        counter = 2
+        base = name
+        while name in self._names:
+            name = f"{base}-{counter}"
+            counter += 1
+        return name

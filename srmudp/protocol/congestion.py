@@ -1,0 +1,626 @@
+"""How much may be under way, and how fast: congestion controllers. All sizes bytes, times seconds.
+
+:class:`ModelBased`, the default, estimates the path as BBR does, so it fills a path without filling its queue, and
+random loss does not slow it. What BBR's first version lacked it adds: a bound, learnt from loss *with* a queue, that
+comes back along CUBIC's curve; where queues overflow it gives way as a CUBIC flow does. :class:`Cubic` is RFC 9438.
+:class:`~srmudp.protocol.pacer.Pacer` spreads what either allows over time.
+
+How it is driven: ``on_sent`` after each batch, ``on_ack`` once for each acknowledgement processed, ``on_lost`` where a
+timer (not an acknowledgement) declared loss, ``on_persistent_congestion`` by RFC 9002 section 7.6. ``window`` and
+``pacing_rate`` may be read at any time.
+
+Sources: RFC 9002 section 7, RFC 9438, draft-cardwell-iccrg-bbr-congestion-control (names and constants of the model),
+draft-cheng-iccrg-delivery-rate-estimation (the samples).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf, sqrt
+from typing import Literal, NamedTuple, Protocol
+
+from .pacer import UNLIMITED as UNLIMITED
+from .pacer import Pacer as Pacer
+
+BATCH_SEGMENTS = 44
+"""Datagrams in the largest batch (one record, one GSO send)."""
+
+BATCH_BYTES = 65_536
+"""Bytes in the largest batch, whatever the datagram size (one GSO send holds no more)."""
+
+
+class AckSample(NamedTuple):
+    """What one acknowledgement taught.
+
+    Attributes:
+        acked_bytes: newly acknowledged.
+        lost_bytes: declared lost by this acknowledgement.
+        newest_lost_sent: when the latest sent of those was sent; ``-inf`` if none was lost. Losses older than the last
+            reduction do not reduce again (RFC 9002 section 7.3.1).
+        in_flight: under way after this acknowledgement.
+        delivered: all bytes ever acknowledged on the path, these included.
+        delivered_at_send: the value ``delivered`` had when the newest packet acknowledged here was sent. Rounds are
+            counted by it.
+        rtt: the newest RTT sample; None if this acknowledgement gave none.
+        smoothed_rtt: None before the first sample.
+        delivery_rate: bytes per second by the delivery rate draft; None without a valid sample.
+        app_limited: the rate sample was taken while the application had too little to send.
+    """
+
+    acked_bytes: int
+    lost_bytes: int
+    newest_lost_sent: float
+    in_flight: int
+    delivered: int
+    delivered_at_send: int
+    rtt: float | None
+    smoothed_rtt: float | None
+    delivery_rate: float | None
+    app_limited: bool
+
+
+class Controller(Protocol):
+    """Decides window and rate of one path. Calls are made under the endpoint lock; ``now`` never goes back."""
+
+    @property
+    def name(self) -> str:
+        """The name :func:`make_controller` knows it by."""
+
+    @property
+    def window(self) -> int:
+        """Bytes that may be under way."""
+
+    @property
+    def pacing_rate(self) -> float:
+        """Bytes per second for the pacer; ``inf`` before there is an RTT sample."""
+
+    @property
+    def state(self) -> str:
+        """The phase in one word, for traces."""
+
+    def on_sent(self, now: float, size: int, in_flight: int, app_limited: bool) -> None:
+        """A batch of ``size`` bytes left; ``in_flight`` counts it. ``app_limited``: nothing more waits to be sent."""
+
+    def on_ack(self, now: float, sample: AckSample) -> None:
+        """An acknowledgement was processed."""
+
+    def on_lost(self, now: float, lost_bytes: int, newest_lost_sent: float, in_flight: int) -> None:
+        """A timer declared loss; ``in_flight`` is what remains."""
+
+    def on_persistent_congestion(self, now: float) -> None:
+        """Everything sent over a long time was lost (RFC 9002 section 7.6)."""
+
+    def set_segment_size(self, segment_size: int) -> None:
+        """Path MTU discovery found another datagram size."""
+
+
+def make_controller(name: Literal["bbr", "cubic"], segment_size: int) -> Controller:
+    """A controller at the beginning of its life, by its name in ``Config.congestion``.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name == "bbr":
+        return ModelBased(segment_size)
+    if name == "cubic":
+        return Cubic(segment_size)
+    raise ValueError(f"no congestion controller is called {name!r}; there are 'bbr' and 'cubic'")
+
+
+def _initial_window(segment_size: int) -> int:
+    """RFC 9002 section 7.2."""
+    return min(10 * segment_size, max(2 * segment_size, 14_720))
+
+
+class _CubicCurve:
+    """The growth of a window after a reduction (RFC 9438 sections 4.2 to 4.7), in bytes."""
+
+    C = 0.4  # segments per second cubed, section 4.1
+    BETA = 0.7  # section 4.6
+    ALPHA = 3 * (1 - BETA) / (1 + BETA)  # section 4.3: as fast as Reno on average
+
+    __slots__ = ("_epoch", "_estimate", "_k", "_maximum", "_prior")
+
+    def __init__(self) -> None:
+        self._epoch: float | None = None
+        self._maximum = 0.0  # W_max
+        self._prior = 0.0  # cwnd_prior
+        self._estimate = 0.0  # W_est
+        self._k = 0.0
+
+    def cut(self, window: float) -> float:
+        """The window after a congestion event at ``window``."""
+        # Fast convergence, section 4.7: below the last maximum we give room to a newcomer.
+        self._maximum = window * (1 + self.BETA) / 2 if window < self._maximum else window
+        self._prior = window
+        self._epoch = None
+        return window * self.BETA
+
+    def forget(self) -> None:
+        """No epoch and no maximum: the next growth starts from where the window is."""
+        self._epoch = None
+        self._maximum = self._prior = 0.0
+
+    def shift(self, pause: float) -> None:
+        """The clock of growth stood still for ``pause`` seconds (section 4.2: nothing grows while idle)."""
+        if self._epoch is not None:
+            self._epoch += pause
+
+    def grow(self, now: float, window: float, acked: int, rtt: float, segment: int) -> float:
+        """The window after ``acked`` more bytes without congestion."""
+        if self._epoch is None:
+            self._epoch = now
+            self._estimate = window
+            self._maximum = max(self._maximum, window)
+            self._k = ((self._maximum - window) / segment / self.C) ** (1 / 3)
+        elapsed = now - self._epoch
+        alpha = self.ALPHA if self._estimate < self._prior else 1.0
+        self._estimate += alpha * segment * acked / window
+        if self._maximum + self.C * segment * (elapsed - self._k) ** 3 < self._estimate:
+            return max(window, self._estimate)  # the Reno-friendly region, section 4.3
+        target = self._maximum + self.C * segment * (elapsed + rtt - self._k) ** 3
+        target = min(max(target, window), 1.5 * window)
+        return window + (target - window) * min(1.0, acked / window)
+
+
+class Cubic:
+    """RFC 9438 over RFC 9002 section 7's frame: slow start, one reduction a round trip, paced."""
+
+    name = "cubic"
+
+    def __init__(self, segment_size: int) -> None:
+        self._segment = segment_size
+        self._cwnd = float(_initial_window(segment_size))
+        self._ssthresh = inf
+        self._curve = _CubicCurve()
+        self._recovery_start = -inf  # packets sent before this belong to a reduction already made
+        self._srtt: float | None = None
+        self._underused = False
+        self._last_activity: float | None = None
+        self.window = int(self._cwnd)
+        self.pacing_rate = inf
+
+    @property
+    def state(self) -> str:
+        """``slow_start`` or ``avoidance``."""
+        return "slow_start" if self._cwnd < self._ssthresh else "avoidance"
+
+    def on_sent(self, now: float, size: int, in_flight: int, app_limited: bool) -> None:
+        if in_flight <= size and self._last_activity is not None:
+            self._curve.shift(max(0.0, now - self._last_activity))
+        self._last_activity = now
+        # RFC 9002 section 7.8: a window the application does not fill must not grow. Half is "filled" so that one
+        # late acknowledgement does not count against it; being held by the pacer is no under-use.
+        self._underused = app_limited and 2 * in_flight < self._cwnd
+
+    def on_ack(self, now: float, sample: AckSample) -> None:
+        self._last_activity = now
+        if sample.smoothed_rtt is not None:
+            self._srtt = sample.smoothed_rtt
+        if sample.lost_bytes:
+            self._congestion(now, sample.newest_lost_sent)
+        elif sample.acked_bytes and not self._underused:
+            if self._cwnd < self._ssthresh:
+                self._cwnd += sample.acked_bytes
+            else:
+                self._cwnd = self._curve.grow(now, self._cwnd, sample.acked_bytes, self._srtt or 0.0, self._segment)
+        self._publish()
+
+    def on_lost(self, now: float, lost_bytes: int, newest_lost_sent: float, in_flight: int) -> None:
+        self._congestion(now, newest_lost_sent)
+        self._publish()
+
+    def on_persistent_congestion(self, now: float) -> None:
+        """The window is the smallest one and slow start begins again."""
+        self._ssthresh = max(self._cwnd * _CubicCurve.BETA, 2.0 * self._segment)
+        self._cwnd = 2.0 * self._segment
+        self._curve.forget()
+        self._recovery_start = now
+        self._publish()
+
+    def set_segment_size(self, segment_size: int) -> None:
+        self._segment = segment_size
+        self._publish()
+
+    def _congestion(self, now: float, newest_lost_sent: float) -> None:
+        if newest_lost_sent <= self._recovery_start:
+            return
+        self._recovery_start = now
+        self._cwnd = max(self._curve.cut(self._cwnd), 2.0 * self._segment)
+        self._ssthresh = self._cwnd
+
+    def _publish(self) -> None:
+        self._cwnd = max(self._cwnd, 2.0 * self._segment)
+        self.window = int(self._cwnd)
+        if self._srtt:
+            # RFC 9002 section 7.7: 1.25; twice in slow start, so that pacing does not hold doubling back.
+            self.pacing_rate = (2.0 if self._cwnd < self._ssthresh else 1.25) * self._cwnd / self._srtt
+
+
+class _MaxFilter:
+    """The largest value of the last seconds, and never of fewer than three rounds."""
+
+    __slots__ = ("_entries", "value")
+
+    def __init__(self) -> None:
+        self._entries: deque[tuple[int, float, float]] = deque()  # values descending
+        self.value = 0.0
+
+    def update(self, round_count: int, now: float, value: float, seconds: float) -> None:
+        entries = self._entries
+        while entries and entries[-1][2] <= value:
+            entries.pop()
+        entries.append((round_count, now, value))
+        while entries[0][0] < round_count - 3 and entries[0][1] < now - seconds:
+            entries.popleft()
+        self.value = entries[0][2]
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self.value = 0.0
+
+
+class ModelBased:
+    """The default: bandwidth and base RTT are measured; the rate follows the one, the window their product (the BDP).
+
+    Phases are BBR's. ``startup`` doubles each round until the delivery rate stops growing; ``drain`` empties the queue
+    that made; ``probe_bw`` then sends at the bandwidth, a little more for one base RTT of eight to find more, and a
+    little less for the next one to drain that; ``probe_rtt`` halves what is under way for :attr:`PROBE_RTT_SECONDS`
+    when no RTT near the base was seen for :attr:`MIN_RTT_SECONDS` and RTTs vary enough to matter.
+
+    **Loss.** Losses and acknowledgements are counted over *episodes* of at least one round. Loss with a queue (see
+    ``_judge_loss``) and loss surely above :attr:`MAX_LOSS` are congestion: a bound of 0.7 x what was under way is set
+    and grows back along CUBIC's curve. Other loss is ignored.
+
+    **Very small RTTs.** Where the base RTT is below :attr:`LAN_RTT` (loopback, a switch), acknowledgements come when a
+    thread gets its turn, 1 to 12 ms late, in bursts; the BDP, a few kilobytes, says nothing about what must be under
+    way to bridge that. There the window is never below :attr:`LAN_BATCHES` full batches (0.25 MB: 60 to 80 MB/s with
+    acknowledgements 3 to 4 ms late; on a slow link pacing at the measured rate keeps them from becoming a queue). Only
+    the bound learnt from loss goes lower, to one batch.
+
+    Args:
+        segment_size: bytes of a datagram.
+        batch_segments: datagrams in the largest batch the sender makes.
+    """
+
+    name = "bbr"
+
+    STARTUP_GAIN = 2.77  # 4 ln 2: the least pacing gain that doubles delivery each round
+    WINDOW_GAIN = 2.0  # one BDP for the pipe, one for delayed and merged acknowledgements
+    CYCLE = (1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    PACING_MARGIN = 0.99  # a standing queue drains slowly even if the estimate is a little high
+    FILTER_RTTS = 12  # a cycle and a half; base RTTs, not rounds, so that a queue does not lengthen the memory
+    FILTER_SECONDS = 0.1  # twelve round trips of a loopback are over before a late thread has run once
+    MIN_RTT_SECONDS = 5.0  # with BBR's 10 a CUBIC flow in a queue of 4 BDP left us a twentieth of the link for as long
+    PROBE_RTT_SECONDS = 0.2  # long enough for flows that see the queue drain to probe together
+    QUEUE_RTT = 1.25
+    JITTER = 0.001  # RTT differences below this are noise of two operating systems, not a queue
+    MAX_LOSS = 0.10
+    BOUND_SECONDS = 10.0  # without congestion, until the bound is forgotten: longer than a CUBIC flow's sawtooth
+    LAN_RTT = 0.002
+    LAN_BATCHES = 4
+
+    def __init__(self, segment_size: int, batch_segments: int = BATCH_SEGMENTS) -> None:
+        self._segment = segment_size
+        self._batch_segments = batch_segments
+        self._phase: Literal["startup", "drain", "probe_bw", "probe_rtt"] = "startup"
+        self._target = float(_initial_window(segment_size))  # the model's window, before bounds
+        self.window = int(self._target)
+        self.pacing_rate = inf
+        self._gain = self.STARTUP_GAIN
+
+        self._round = 0
+        self._next_round_delivered = 0
+        self._bandwidth = _MaxFilter()
+        self._bandwidth_round = 0  # stands still while samples say nothing, so that the filter does not forget
+        self._full_bandwidth = 0.0
+        self._full_rounds = 0
+        self._full_since = 0.0
+        self._full = False  # startup is over for good
+
+        self._base_rtt = inf
+        self._base_seen = 0.0  # when an RTT near the base was last seen
+        self._recent_rtt = (inf, inf, 0.0)  # smallest of the previous and of the current half window, begin of that
+        self._srtt: float | None = None
+        self._probe_rtt_end: float | None = None
+        self._probe_rtt_round = 0
+        self._probe_rtt_best = inf
+
+        self._cycle = 0
+        self._cycle_start = 0.0
+        self._cycle_bandwidth = inf  # before the last attempt to find more
+
+        self._extra = _MaxFilter()
+        self._extra_start: float | None = None
+        self._extra_acked = 0
+
+        self._bound = inf  # learnt from loss
+        self._curve = _CubicCurve()
+        self._cut_at = -inf
+        self._episode_start = 0.0
+        self._episode_round = 0
+        self._episode_acked = 0
+        self._episode_lost = 0
+        self._episode_rtt = (inf, 0.0)  # smallest, largest
+        self._episode_peak = 0
+        self._in_flight = 0
+        self._app_limited = False
+
+    @property
+    def state(self) -> str:
+        """``startup``, ``drain``, ``probe_bw`` or ``probe_rtt``."""
+        return self._phase
+
+    @property
+    def bandwidth(self) -> float:
+        """Estimated bytes per second; 0.0 before a sample."""
+        return self._bandwidth.value
+
+    @property
+    def base_rtt(self) -> float:
+        """RTT of the empty path as far as known; ``inf`` before a sample."""
+        return self._base_rtt
+
+    # -- input ---------------------------------------------------------------------------------------------------
+
+    def on_sent(self, now: float, size: int, in_flight: int, app_limited: bool) -> None:
+        self._in_flight, self._app_limited = in_flight, app_limited
+        if in_flight > self._episode_peak:
+            self._episode_peak = in_flight
+        if in_flight <= size:  # restart after silence: cruise, whatever the cycle said when it fell silent
+            self._extra_start = None
+            if self._phase == "probe_bw" and self._cycle < 2:
+                self._enter_cycle(now, 2)
+                self._publish()
+
+    def on_ack(self, now: float, sample: AckSample) -> None:
+        round_start = sample.delivered_at_send >= self._next_round_delivered
+        if round_start:
+            self._next_round_delivered = sample.delivered
+            self._round += 1
+        if sample.smoothed_rtt is not None:
+            self._srtt = sample.smoothed_rtt
+        self._update_bandwidth(now, sample, round_start)
+        self._update_rtt(now, sample.rtt)
+        if sample.acked_bytes:
+            self._update_extra(now, sample.acked_bytes)
+        before = sample.in_flight + sample.acked_bytes + sample.lost_bytes
+        self._in_flight = sample.in_flight
+        self._episode_peak = max(self._episode_peak, before)
+        self._episode_acked += sample.acked_bytes
+        self._count_loss(sample.lost_bytes, sample.newest_lost_sent)
+        self._judge_loss(now, round_start)
+        if round_start and not sample.app_limited:
+            self._check_full(now)
+        self._advance(now, sample.in_flight, before, sample.lost_bytes > 0)
+        self._update_target(sample)
+        if self._bound < inf and sample.acked_bytes:
+            self._bound = self._curve.grow(now, self._bound, sample.acked_bytes, self._srtt or 0.0, self._segment)
+            if self._bound > 1.25 * self._target and self._full and now - self._cut_at > self.BOUND_SECONDS:
+                self._bound = inf  # binds no more; the next loss sets it anew
+        self._publish()
+
+    def on_lost(self, now: float, lost_bytes: int, newest_lost_sent: float, in_flight: int) -> None:
+        self._in_flight = in_flight
+        self._count_loss(lost_bytes, newest_lost_sent)
+        self._judge_loss(now, False)
+        self._publish()
+
+    def on_persistent_congestion(self, now: float) -> None:
+        """Forgets the bandwidth and starts up again from the smallest window."""
+        self._cut_at = now  # losses that led here count no more; a bound they set stays
+        self._new_episode(now)
+        self._bandwidth.clear()
+        self._extra.clear()
+        self._extra_start = None
+        self._phase, self._gain = "startup", self.STARTUP_GAIN
+        self._full, self._full_bandwidth, self._full_rounds = False, 0.0, 0
+        # The way may be another one now: let the next RTT samples speak for themselves.
+        self._base_rtt, self._recent_rtt, self._probe_rtt_end = inf, (inf, inf, now), None
+        self._target = float(self._least(self.LAN_BATCHES))
+        self._publish()
+
+    def set_segment_size(self, segment_size: int) -> None:
+        self._segment = segment_size
+        self._publish()
+
+    # -- the model -----------------------------------------------------------------------------------------------
+
+    def _update_bandwidth(self, now: float, sample: AckSample, round_start: bool) -> None:
+        rate = sample.delivery_rate
+        if rate is None or rate <= 0.0:
+            return
+        # A sample limited by the application or by probe_rtt says "at least this much" only.
+        limited = sample.app_limited or self._phase == "probe_rtt"
+        if limited and rate < self._bandwidth.value:
+            return
+        if round_start:
+            self._bandwidth_round += 1
+        self._bandwidth.update(self._bandwidth_round, now, rate, self._memory)
+
+    def _update_rtt(self, now: float, rtt: float | None) -> None:
+        if rtt is None or rtt <= 0.0:
+            return
+        low, high = self._episode_rtt
+        self._episode_rtt = (min(low, rtt), max(high, rtt))
+        if self._phase == "probe_rtt":
+            self._probe_rtt_best = min(self._probe_rtt_best, rtt)
+        previous, current, since = self._recent_rtt
+        if now - since > self.MIN_RTT_SECONDS / 2:
+            previous, current, since = current, rtt, now
+        self._recent_rtt = (previous, min(current, rtt), since)
+        if rtt <= self._base_rtt:
+            self._base_rtt, self._base_seen = rtt, now
+        elif rtt <= max(1.1 * self._base_rtt, self._base_rtt + self.JITTER / 2):
+            self._base_seen = now  # the path was (nearly) empty a moment ago: nothing to probe for
+
+    def _update_extra(self, now: float, acked: int) -> None:
+        """Ack aggregation: how far acknowledged bytes run ahead of the bandwidth (BBR draft, "extra_acked")."""
+        bandwidth = self._bandwidth.value
+        expected = 0.0 if self._extra_start is None else bandwidth * (now - self._extra_start)
+        if self._extra_start is None or self._extra_acked <= expected:
+            self._extra_start, self._extra_acked, expected = now, 0, 0.0
+        self._extra_acked += acked
+        extra = min(self._extra_acked - expected, self._target, 0.1 * bandwidth)
+        self._extra.update(self._round, now, extra, self._memory)
+
+    @property
+    def _memory(self) -> float:
+        """Seconds the filters remember."""
+        return max(self.FILTER_SECONDS, min(self.FILTER_RTTS * self._base_rtt, 10.0))
+
+    def _bdp(self, gain: float = 1.0) -> float:
+        if self._base_rtt == inf:
+            return float(_initial_window(self._segment))
+        return gain * self._bandwidth.value * self._base_rtt
+
+    @property
+    def _lan(self) -> bool:
+        return self._base_rtt < self.LAN_RTT
+
+    def _batch(self) -> float:
+        """Bytes of the batches sent at this rate: 2 ms of it, at least 2 and at most all segments of a batch."""
+        if self._lan:
+            return float(self._full_batch)
+        return min(max(self._bandwidth.value * 0.002, 2.0 * self._segment), float(self._full_batch))
+
+    @property
+    def _full_batch(self) -> int:
+        return max(min(self._batch_segments * self._segment, BATCH_BYTES), self._segment)
+
+    def _least(self, batches: int = 1) -> int:
+        """The smallest window: so many full batches on a LAN, four segments elsewhere."""
+        return max(batches * self._full_batch if self._lan else 0, 4 * self._segment)
+
+    def _update_target(self, sample: AckSample) -> None:
+        goal = self._bdp(self.WINDOW_GAIN) + 3 * self._batch() + self._extra.value
+        if self._full:
+            self._target = min(self._target + sample.acked_bytes, goal)
+        elif self._target < goal or sample.delivered < _initial_window(self._segment):
+            self._target += sample.acked_bytes
+        self._target = max(self._target, float(self._least(self.LAN_BATCHES)))
+
+    def _publish(self) -> None:
+        window = min(self._target, self._bound)
+        if self._phase == "probe_rtt":
+            window = min(window, self._bdp(0.5))
+        self.window = max(int(window), self._least())
+        if self._bandwidth.value > 0.0:
+            rate = self._gain * self._bandwidth.value * self.PACING_MARGIN
+            if not self._full and self.pacing_rate < inf:
+                rate = max(rate, self.pacing_rate if self._bound == inf else 0.0)
+            if self._srtt:
+                rate = max(rate, 4 * self._segment / self._srtt)
+            self.pacing_rate = rate
+        elif self._srtt:
+            self.pacing_rate = self.STARTUP_GAIN * self.window / self._srtt
+
+    # -- phases --------------------------------------------------------------------------------------------------
+
+    def _check_full(self, now: float) -> None:
+        """Startup is over when three rounds brought less than a quarter more bandwidth."""
+        if self._full:
+            return
+        if self._bandwidth.value >= 1.25 * self._full_bandwidth:
+            self._full_bandwidth, self._full_rounds, self._full_since = self._bandwidth.value, 0, now
+            return
+        self._full_rounds += 1
+        # Three rounds of a LAN may all fall into one pause of a thread.
+        if self._full_rounds >= 3 and (not self._lan or now - self._full_since > 0.015):
+            self._full = True
+
+    def _advance(self, now: float, in_flight: int, before: int, lost: bool) -> None:
+        if self._phase == "startup" and self._full:
+            self._phase, self._gain = "drain", 1 / self.STARTUP_GAIN
+        if self._phase == "drain" and in_flight <= self._bdp() + self._batch():
+            # The protocol rooms have no randomness; the clock spreads flows over the cycle well enough. Not in 1.25
+            # (there is nothing to find yet), nor in 0.75 (just drained).
+            self._enter_cycle(now, 2 + int(now * 1e5) % 6)
+        elif self._phase == "probe_bw":
+            self._advance_cycle(now, before, lost)
+        if self._phase == "probe_rtt":
+            self._advance_probe_rtt(now, in_flight)
+        elif self._full and self._base_rtt < inf and now - self._base_seen > self.MIN_RTT_SECONDS:
+            recent = min(self._recent_rtt[0], self._recent_rtt[1])
+            if recent < max(self.QUEUE_RTT * self._base_rtt, self.LAN_RTT):
+                # It hardly varies, or is too small to matter: what was seen is the base; no pause is worth it.
+                self._base_rtt, self._base_seen = recent, now
+            else:
+                self._phase, self._gain = "probe_rtt", 1.0
+                self._probe_rtt_end, self._probe_rtt_best = None, inf
+
+    def _enter_cycle(self, now: float, index: int) -> None:
+        self._phase = "probe_bw"
+        self._cycle, self._cycle_start = index, now
+        self._gain = self.CYCLE[index]
+        if index != 1 and index != 2:
+            self._cycle_bandwidth = self._bandwidth.value
+
+    def _advance_cycle(self, now: float, before: int, lost: bool) -> None:
+        elapsed = now - self._cycle_start
+        length = max(self._base_rtt, self.LAN_RTT)
+        done = elapsed > length
+        if self._gain > 1.0:
+            # Long enough for the extra to show: under way, or lost. A bound window never shows it, hence the limit.
+            reached = before >= self._bdp(self._gain) or before + self._batch() >= self.window
+            done = done and (lost or reached or elapsed > 2 * length)
+        elif self._gain < 1.0:
+            done = done or before <= self._bdp()
+        if done:
+            # If the last attempt found more, try again at once: ten times the bandwidth takes 1 s at 40 ms, not 4 s.
+            found = self._cycle == 2 and self._bandwidth.value > 1.15 * self._cycle_bandwidth
+            self._enter_cycle(now, 0 if found else (self._cycle + 1) % len(self.CYCLE))
+
+    def _advance_probe_rtt(self, now: float, in_flight: int) -> None:
+        if self._probe_rtt_end is None:
+            if in_flight <= self.window:
+                self._probe_rtt_end = now + self.PROBE_RTT_SECONDS
+                self._probe_rtt_round = self._round
+        elif now >= self._probe_rtt_end and self._round > self._probe_rtt_round:
+            if self._probe_rtt_best < inf:
+                self._base_rtt = self._probe_rtt_best
+                self._recent_rtt = (inf, self._probe_rtt_best, now)
+            self._base_seen = now
+            self._enter_cycle(now, 2 + int(now * 1e5) % 6)
+
+    # -- loss ----------------------------------------------------------------------------------------------------
+
+    def _count_loss(self, lost: int, newest_sent: float) -> None:
+        if newest_sent > self._cut_at:  # older ones belong to the reduction already made
+            self._episode_lost += lost
+
+    def _judge_loss(self, now: float, round_start: bool) -> None:
+        if self._episode_lost:
+            count = (self._episode_acked + self._episode_lost) / self._segment
+            lost = self._episode_lost / self._segment
+            # Surely above: few packets prove little, so two and a half standard deviations are granted to chance.
+            limit = self.MAX_LOSS * count + 2.5 * sqrt(self.MAX_LOSS * (1 - self.MAX_LOSS) * count)
+            if lost > limit and lost >= 4:
+                self._cut(now)
+                return
+        # A round, but not so short that all its RTTs may be late ones.
+        if not round_start or self._round == self._episode_round or now - self._episode_start < 5 * self.LAN_RTT:
+            return
+        low, high = self._episode_rtt
+        # A queue lifts all RTTs of a round; late threads scatter them. Hence the smallest one counts, and it must be
+        # lifted by more than they scatter.
+        queue = max((self.QUEUE_RTT - 1.0) * self._base_rtt, self.JITTER, high - low)
+        if self._episode_lost and inf > low > self._base_rtt + queue:
+            self._cut(now)
+        else:
+            self._new_episode(now)
+
+    def _cut(self, now: float) -> None:
+        # Half the window at least: a sender with little to send proved little, and must not find the path shut later.
+        under_way = min(self.window, max(self._episode_peak, self.window // 2))
+        self._bound = max(self._curve.cut(float(under_way)), float(self._least()))
+        self._cut_at = now
+        if not self._app_limited:
+            self._full = True
+        self._new_episode(now)
+
+    def _new_episode(self, now: float) -> None:
+        self._episode_start, self._episode_round = now, self._round
+        self._episode_acked = self._episode_lost = 0
+        self._episode_peak = self._in_flight
+        self._episode_rtt = (inf, 0.0)

@@ -1,0 +1,679 @@
+"""The conductor of one peer: what arrives goes to its organ, what is to be sent goes into the next record.
+
+A connection outlives sessions. ``start`` gives it new keys and a path, ``stop`` takes them away; messages, credit and
+sequences stay, and what was in flight is queued again. One datagram's way in: ``on_record`` (frames to the halves),
+``on_burst_end`` (decides about an ack), ``poll_transmit`` (builds it). One message's way out: ``send_message``,
+``poll_transmit`` until None, ``on_ack`` of the record, ``on_taken`` of the message.
+
+A record of one datagram may carry anything. A record of several carries parts of messages of one channel and nothing
+else, so that losing one of its segments delays nothing but that channel.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from math import inf, log
+from typing import Final
+
+from ..config import Config
+from ..exceptions import DecodeError, RemoteProtocolError
+from ..wire.frames import (
+    Ack,
+    ChannelState,
+    Frame,
+    Grant,
+    MessagePart,
+    Padding,
+    Ping,
+    SessionStart,
+    SingleOnly,
+    Taken,
+    UnreliablePart,
+    Window,
+    Withdrawn,
+    ack_eliciting,
+    message_part_header,
+    parse_frames,
+    serialise,
+)
+from ..wire.packet import MAX_SEGMENTS, RECORD_OVERHEAD, RESEND_OVERHEAD, TAG, resend_segment
+from .events import Failure
+from .messages import Chunk, ReceiveBudget, ReceiveHalf, SendHalf
+from .records import Opened
+from .recovery import AckOutcome, Path, Recovery, SentRecord
+from .session import Session, segment_room, single_room
+from .unreliable import OutgoingUnreliable, UnreliableReceiveHalf, UnreliableSendHalf
+
+MAX_BATCH: Final = 64_000
+"""Bytes of one batch: above about this the kernel cuts it in software."""
+MIN_PLAINTEXT: Final = 16
+"""Shorter records are padded to it, so that a path challenge is no larger than the record that provoked it."""
+BATCHING_RTT: Final = 0.002
+"""Seconds: on shorter paths large records cost no latency worth saving."""
+PACED_BATCH: Final = 0.002
+"""A record carries at most this many seconds of the pacing rate."""
+SUCCESS_SHARE: Final = 0.8
+"""On longer paths records are sized so that this share of them arrives whole."""
+PING_EVERY: Final = 8
+"""Every so many acks without anything else ask for an ack themselves, so that old ranges can be forgotten."""
+
+Arrival = tuple[int, int, bytes]
+
+
+class Connection:
+    """Everything that concerns the data of one peer."""
+
+    def __init__(self, config: Config, drops: Counter[str], budget: ReceiveBudget) -> None:
+        self._config = config
+        self._drops = drops
+        self._budget = budget
+        self.sending = SendHalf()
+        self.receiving = ReceiveHalf(config, budget, self._on_budget_freed)
+        self.unreliable_out = UnreliableSendHalf(config.unreliable_queue)
+        self.unreliable_in = UnreliableReceiveHalf(config.unreliable_queue, config.max_message_size, drops)
+        self.session: Session | None = None
+        self.path: Path | None = None
+        self.recovery: Recovery | None = None
+        self.peer_max_message: int | None = None
+        self.arrived: list[Arrival] = []
+        """Reliable messages to hand out: channel, sequence, content."""
+        self.arrived_unreliable: list[tuple[int, bytes]] = []
+        self.signals: list[Frame] = []
+        """Frames that concern the peer's paths, keys and end of life, for the owner to act on."""
+        self.bytes_sent = self.bytes_received = self.datagrams_sent = self.datagrams_received = 0
+        self._datagrams_lost_before = 0
+        self._reset_session_state()
+
+    def _reset_session_state(self) -> None:
+        self._controls: deque[Frame] = deque()
+        self._resends: deque[tuple[SentRecord, int]] = deque()
+        self._start_due = False  # our SessionStart has not left yet
+        self._start_acked = False
+        self._peer_started = False
+        self._urgent = False
+        self._control_at: float | None = None
+        self._ack_now = False
+        self._ack_at: float | None = None
+        self._unacked_datagrams = 0
+        self._unacked_bytes = 0
+        self._acks_alone = 0
+        self._peer_window = 0
+        self._told_window = 0
+        self._probes_due = 0
+        self._single_only_until = -inf
+        self._send_at: float | None = None  # when pacing allows the next batch
+
+    # --- commands
+
+    def send_message(self, token: int, content: bytes, channel: int, reliable: bool, expires: float | None) -> None:
+        """Queue a message; ``poll_transmit`` sends it as soon as it may."""
+        if reliable:
+            self.sending.add(token, channel, content, expires)
+        else:
+            self.unreliable_out.add(token, channel, content, expires)
+
+    def application_took(self, channel: int, sequence: int, now: float) -> None:
+        """The application has a message from ``arrived``."""
+        receiving = self.receiving
+        receiving.on_application_took(channel, sequence)
+        if receiving.taken_bytes >= self._config.channel_window // 4:
+            self._urgent = True
+        elif receiving.taken_dirty and self._control_at is None:
+            self._control_at = now + self._config.max_ack_delay
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        self._controls.append(Ping())
+        self._urgent = True
+
+    def signal(self, frame: Frame) -> None:
+        """Send a frame reliably with the next record."""
+        self._controls.append(frame)
+        self._urgent = True
+
+    def start(self, session: Session, path: Path, *, new_instance: bool, now: float) -> None:
+        """Go on under the keys of ``session``.
+
+        Args:
+            new_instance: the peer's program is not the one we last spoke to.
+        """
+        self.stop()
+        if new_instance:
+            self.sending.restart()
+            self.receiving.restart()
+            self.unreliable_in.restart()
+        self.session = session
+        self.path = path
+        self.recovery = Recovery(path, now)
+        self._start_due = True
+
+    def stop(self) -> None:
+        """Forget the keys; what was in flight is queued again."""
+        if self.recovery is not None:
+            self._datagrams_lost_before += self.recovery.datagrams_lost
+            for record in self.recovery.abandon():
+                self._send_again(record)
+        self.session = self.recovery = self.path = None
+        self._reset_session_state()
+
+    def fail_all(self, reason: Failure) -> None:
+        """Give up every queued message."""
+        self.sending.fail_all(reason)
+        self.unreliable_out.fail_all(reason)
+
+    def forget(self) -> None:
+        """The peer is gone for good: return what it had of the shared budget."""
+        self.stop()
+        self.receiving.restart()
+        self._budget.forget(self.receiving.retry)
+
+    # --- what is known
+
+    @property
+    def pending(self) -> int:
+        """Messages not settled."""
+        return self.sending.queued_messages + self.unreliable_out.pending
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes of messages not settled."""
+        return self.sending.queued_bytes + self.unreliable_out.queued_bytes
+
+    @property
+    def datagrams_lost(self) -> int:
+        """Datagrams found lost, over all sessions."""
+        return self._datagrams_lost_before + (self.recovery.datagrams_lost if self.recovery is not None else 0)
+
+    def drain_settled(self) -> list[tuple[int, Failure | None]]:
+        """(token, failure or None) of messages settled since the last call."""
+        settled = self.sending.settled + self.unreliable_out.settled
+        if settled:
+            self.sending.settled = []
+            self.unreliable_out.settled = []
+        return settled
+
+    def session_start(self) -> SessionStart:
+        """What we tell of our limits and channels."""
+        first = dict(self.sending.states())
+        expected = dict(self.receiving.states())
+        channels = tuple(
+            ChannelState(number, first.get(number, 0), expected.get(number)) for number in sorted({*first, *expected})
+        )
+        config = self._config
+        return SessionStart(
+            int(config.max_ack_delay * 1e6),
+            config.channel_window,
+            config.connection_window,
+            config.max_message_size,
+            channels,
+        )
+
+    # --- input
+
+    def on_record(self, opened: Opened, size: int, now: float) -> None:
+        """Take in the frames of an opened record.
+
+        Args:
+            size: bytes of its datagrams.
+
+        Raises:
+            RemoteProtocolError: the peer broke the protocol; the connection must be closed.
+        """
+        try:
+            frames = parse_frames(opened.plaintext)
+        except DecodeError as error:
+            raise RemoteProtocolError(f"a record that is not frames: {error}") from error
+        eliciting = False
+        for frame in frames:
+            if type(frame) is MessagePart:
+                eliciting = True
+                if not self._peer_started:
+                    raise RemoteProtocolError("a message before the session was started")
+                self.arrived += self.receiving.on_part(frame)
+            elif type(frame) is Ack:
+                self._on_ack(frame, now)
+            else:
+                eliciting = self._on_frame(frame, now) or eliciting
+        if eliciting:
+            self._unacked_datagrams += opened.segments
+            self._unacked_bytes += size
+            if self._peer_window and self._unacked_bytes >= self._peer_window // 4 and self._unacked_datagrams > 1:
+                self._ack_now = True
+
+    def on_burst_end(self, now: float) -> None:
+        """Nothing more is waiting to be read: decide whether to acknowledge at once."""
+        session = self.session
+        if session is None:
+            return
+        milliseconds = session.receiver.wants_single(now)
+        if milliseconds is not None:
+            self.signal(SingleOnly(milliseconds))
+        if self._unacked_datagrams >= 2:
+            self._ack_now = True
+        elif self._unacked_datagrams and self._ack_at is None:
+            self._ack_at = now + self._config.max_ack_delay
+
+    def on_incomplete(self) -> None:
+        """Segments came that did not complete a record: their arrival must be told for loss to be found."""
+        self._unacked_datagrams += 1
+
+    def _on_frame(self, frame: Frame, now: float) -> bool:
+        """A frame other than the two hot ones. Returns whether it elicits an ack."""
+        sending = self.sending
+        if isinstance(frame, Taken):
+            sending.on_taken(frame.channel, frame.next_sequence)
+        elif isinstance(frame, Grant):
+            sending.on_grant(frame.channel, frame.sequence, frame.limit)
+        elif isinstance(frame, UnreliablePart):
+            content = self.unreliable_in.on_part(frame)
+            if content is not None:
+                self.arrived_unreliable.append((frame.channel, content))
+        elif isinstance(frame, SessionStart):
+            self._on_session_start(frame)
+        elif isinstance(frame, Withdrawn):
+            self.arrived += self.receiving.on_withdrawn(frame.channel, frame.sequence)
+            self._control_soon(now)
+        elif isinstance(frame, Window):
+            self._peer_window = frame.size
+        elif isinstance(frame, SingleOnly):
+            self._single_only_until = now + min(frame.milliseconds, 60_000) / 1000
+        elif not isinstance(frame, (Ping, Padding)):
+            self.signals.append(frame)
+        return ack_eliciting(frame)
+
+    def _on_session_start(self, frame: SessionStart) -> None:
+        if self._peer_started:
+            return
+        self._peer_started = True
+        assert self.recovery is not None
+        self.recovery.peer_ack_delay = min(frame.max_ack_delay_us / 1e6, 1.0)
+        self.peer_max_message = frame.max_message_size
+        self.sending.fail_larger(frame.max_message_size)
+        told = set()
+        for state in frame.channels:
+            told.add(state.channel)
+            self.sending.synchronise(state.channel, state.expected)
+            self.receiving.synchronise(state)
+        for number in [number for number in self.sending.channels if number not in told]:
+            self.sending.synchronise(number, None)
+        self.sending.set_windows(frame.channel_window, frame.connection_window)
+
+    def _on_ack(self, ack: Ack, now: float) -> None:
+        recovery, session = self.recovery, self.session
+        assert recovery is not None
+        assert session is not None
+        outcome = recovery.on_ack(ack, session.next_number, session.next_transmission, now)
+        sending = self.sending
+        for record in outcome.opened:
+            for message, start, end in record.chunks:
+                sending.on_acked(message, start, end)
+            for unreliable in record.unreliable:
+                self.unreliable_out.on_acked(unreliable)
+            if record.ack_mark is not None:
+                session.receiver.on_ack_acked(record.ack_mark)
+            for control in record.controls:
+                if type(control) is SessionStart:
+                    self._start_acked = True
+        self._apply(outcome)
+
+    def _apply(self, outcome: AckOutcome) -> None:
+        for record in outcome.again:
+            self._send_again(record)
+        self._resends.extend(outcome.lost_segments)
+        if outcome.again or outcome.lost_segments or outcome.opened:
+            self._send_at = None
+
+    def _send_again(self, record: SentRecord) -> None:
+        """The record is given up: queue its information."""
+        for message, start, end in record.chunks:
+            self.sending.on_lost(message, start, end)
+        for unreliable in record.unreliable:
+            self.unreliable_out.on_lost(unreliable)
+        for control in record.controls:
+            if isinstance(control, Taken):
+                self.receiving.taken_dirty[control.channel] = None
+            elif isinstance(control, Grant):
+                self.receiving.grants_dirty[(control.channel, control.sequence)] = None
+            elif isinstance(control, Withdrawn):
+                channel = self.sending.channels.get(control.channel)
+                if channel is not None and channel.started and channel.started[0].sequence <= control.sequence:
+                    self.sending.withdrawals[(control.channel, control.sequence)] = None
+            elif isinstance(control, SessionStart):
+                self._start_due = not self._start_acked
+            elif not isinstance(control, (Ping, Window)):
+                self._controls.append(control)
+            self._urgent = True
+
+    def _control_soon(self, now: float) -> None:
+        if self._control_at is None:
+            self._control_at = now + self._config.max_ack_delay
+
+    def _on_budget_freed(self) -> None:
+        self.receiving.retry_grants()
+        self._urgent = True
+
+    # --- timers
+
+    def next_timer(self) -> float | None:
+        """When :meth:`on_timer` must be called."""
+        times = [self.sending.next_expiry()]
+        if self.recovery is not None:
+            times += [self.recovery.next_timer(), self._ack_at, self._control_at, self._send_at]
+        return min((time for time in times if time is not None), default=None)
+
+    def on_timer(self, now: float) -> None:
+        """Time has passed."""
+        self.sending.expire(now)
+        if self.sending.withdrawals:
+            self._urgent = True
+        if self._send_at is not None and self._send_at <= now:
+            self._send_at = None
+        if self._control_at is not None and self._control_at <= now:
+            self._control_at = None
+            self._urgent = True
+        if self._ack_at is not None and self._ack_at <= now:
+            self._ack_at = None
+            self._ack_now = True
+        recovery = self.recovery
+        if recovery is not None:
+            due = recovery.next_timer()
+            if due is not None and due <= now:
+                outcome, probe = recovery.on_timer(now)
+                self._apply(outcome)
+                if probe:
+                    self._probes_due = 2
+
+    # --- output
+
+    def poll_transmit(self, now: float) -> tuple[bytes, int] | None:
+        """The next batch for the path: datagrams back to back and the size of one. None if nothing may go now."""
+        session, recovery, path = self.session, self.recovery, self.path
+        if session is None or recovery is None or path is None:
+            return None
+        if self._probes_due:
+            self._probes_due -= 1
+            return self._probe(now)
+        if self._ack_now or self._urgent or self._start_due:
+            return self._single(now)
+        if self._send_at is not None:
+            if self._send_at > now:
+                return None
+            self._send_at = None
+        for record in recovery.stale(session.next_number):
+            self._send_again(record)
+        if not (self._resends or self.sending.has_work or self.unreliable_out.has_work):
+            return None
+        if not self._peer_started:
+            return None
+        segments = self._allowance(now)
+        if not segments:
+            return None
+        if self._resends:
+            resent = self._resend(segments, now)
+            if resent is not None:
+                return resent
+        if segments > 1 and not self.unreliable_out.has_work:
+            batch = self._bulk(segments, now)
+            if batch is not None:
+                return batch
+        return self._single(now)
+
+    def _allowance(self, now: float) -> int:
+        """How many full datagrams may leave now, as one batch."""
+        recovery, path = self.recovery, self.path
+        assert recovery is not None
+        assert path is not None
+        mtu = path.mtu
+        controller = path.controller
+        window = controller.window
+        room = window - recovery.in_flight
+        if room <= 0:
+            return 0
+        limit = min(MAX_SEGMENTS, MAX_BATCH // mtu)
+        if now < self._single_only_until:
+            limit = 1
+        rate = controller.pacing_rate
+        if rate != inf:
+            limit = min(limit, max(1, int(rate * PACED_BATCH) // mtu))
+        if path.rtt.minimum >= BATCHING_RTT:
+            limit = min(limit, max(1, window // (8 * mtu)))
+            loss = recovery.loss
+            if loss > 0.004:
+                limit = min(limit, max(1, int(log(SUCCESS_SHARE) / log(1 - min(loss, 0.5)))))
+        # Small change of window is saved up for a larger batch, as long as acks that will free more are on their way.
+        wanted = min(limit, max(1, window // (4 * mtu)))
+        if room < wanted * mtu and recovery.in_flight:
+            if self.sending.next_size() >= room:
+                return 0
+            wanted = 1
+        wanted = max(1, min(limit, room // mtu))
+        if rate != inf:
+            budget = path.pacer.budget(now, rate, limit * mtu)
+            if budget < mtu:
+                self._send_at = max(path.pacer.next_time(now, rate, min(wanted, limit) * mtu), now + 1e-6)
+                return 0
+            wanted = max(1, min(wanted, budget // mtu))
+        return wanted
+
+    def _bulk(self, segments: int, now: float) -> tuple[bytes, int] | None:
+        """A record of several datagrams with parts of one channel, if there is enough for one."""
+        session, recovery, path = self.session, self.recovery, self.path
+        assert session is not None
+        assert recovery is not None
+        assert path is not None
+        if self.sending.next_size() <= single_room(path.mtu) // 2:
+            return None
+        out: list[bytes | memoryview] = []
+        chunks: list[Chunk] = []
+        controls: list[Frame] = []
+        room = segments * segment_room(path.mtu) - TAG
+        if not self._start_acked:
+            start = self.session_start()
+            controls.append(start)
+            data = serialise(start)
+            out.append(data)
+            room -= len(data)
+        window = path.controller.window
+        if not 0.75 * window <= self._told_window <= 1.5 * window:
+            self._told_window = window
+            out.append(serialise(Window(window)))
+            room -= len(out[-1])
+        used = self.sending.fill(room, out, chunks, one_channel=True)
+        if not used:
+            self._idle()
+            return None
+        return self._seal(b"".join(out), chunks, controls, [], None, now)
+
+    def _single(self, now: float) -> tuple[bytes, int] | None:
+        """A record of one datagram: ack, control frames, and what data still fits and may go."""
+        session, recovery, path = self.session, self.recovery, self.path
+        assert session is not None
+        assert recovery is not None
+        assert path is not None
+        room = single_room(path.mtu)
+        out: list[bytes | memoryview] = []
+        chunks: list[Chunk] = []
+        controls: list[Frame] = []
+        unreliable: list[OutgoingUnreliable] = []
+        ack_mark = None
+
+        def add(frame: Frame) -> bool:
+            nonlocal room
+            data = serialise(frame)
+            if len(data) > room:
+                return False
+            room -= len(data)
+            out.append(data)
+            if ack_eliciting(frame):
+                controls.append(frame)
+            return True
+
+        if not self._start_acked:
+            add(self.session_start())
+            self._start_due = False
+        if self._unacked_datagrams or self._ack_now:
+            ack = session.receiver.build_ack(now)
+            if ack is not None:
+                data = serialise(_trimmed(ack, room))
+                room -= len(data)
+                out.append(data)
+                ack_mark = session.receiver.mark()
+            self._ack_now = False
+            self._ack_at = None
+            self._unacked_datagrams = self._unacked_bytes = 0
+        complete = self._add_controls(add)
+        self._urgent = not complete
+        if complete:
+            self._control_at = None
+        if self._peer_started and path.controller.window > recovery.in_flight:
+            if self.unreliable_out.has_work:
+                room -= self.unreliable_out.fill(room, out, unreliable, now)
+            if self.sending.has_work:
+                self.sending.fill(room, out, chunks, one_channel=False)
+        if not out:
+            self._idle()
+            return None
+        if not (controls or chunks or unreliable):
+            self._acks_alone += 1
+            if self._acks_alone % PING_EVERY == 0 and session.receiver.ranges > PING_EVERY:
+                add(Ping())
+        return self._seal(b"".join(out), chunks, controls, unreliable, ack_mark, now)
+
+    def _add_controls(self, add: Callable[[Frame], bool]) -> bool:
+        """Append waiting control frames; returns False if some found no room."""
+        receiving = self.receiving
+        for channel in list(receiving.taken_dirty):
+            if not add(Taken(channel, receiving.channels[channel].taken)):
+                return False
+            del receiving.taken_dirty[channel]
+        receiving.taken_bytes = 0
+        for channel, sequence in list(receiving.grants_dirty):
+            limit = receiving.grant_of(channel, sequence)
+            if limit is not None and not add(Grant(channel, sequence, limit)):
+                return False
+            del receiving.grants_dirty[(channel, sequence)]
+        for channel, sequence in list(self.sending.withdrawals):
+            if not add(Withdrawn(channel, sequence)):
+                return False
+            del self.sending.withdrawals[(channel, sequence)]
+        while self._controls:
+            if not add(self._controls[0]):
+                return False
+            self._controls.popleft()
+        return True
+
+    def _seal(
+        self,
+        plaintext: bytes,
+        chunks: list[Chunk],
+        controls: list[Frame],
+        unreliable: list[OutgoingUnreliable],
+        ack_mark: tuple[int, int] | None,
+        now: float,
+    ) -> tuple[bytes, int]:
+        session, recovery, path = self.session, self.recovery, self.path
+        assert session is not None
+        assert recovery is not None
+        assert path is not None
+        if len(plaintext) < MIN_PLAINTEXT:
+            plaintext = plaintext.ljust(MIN_PLAINTEXT, b"\x00")
+        header, ciphertext, wire = session.seal(plaintext, path.mtu)
+        count = header.count
+        size = RECORD_OVERHEAD + header.size
+        if chunks or controls or unreliable:
+            kept = ciphertext if count > 1 else None
+            record = SentRecord(header, kept, chunks, controls, unreliable, ack_mark, now)
+            recovery.records[header.number] = record
+            recovery.on_sent(record, header.first, range(count), size, len(wire), now)
+        self.datagrams_sent += count
+        self.bytes_sent += len(wire)
+        return wire, size
+
+    def _resend(self, segments: int, now: float) -> tuple[bytes, int] | None:
+        """Lost segments again, as stored bytes under new transmission numbers."""
+        session, recovery = self.session, self.recovery
+        assert session is not None
+        assert recovery is not None
+        parts: list[bytes] = []
+        size = 0
+        first = session.next_transmission
+        groups: list[tuple[SentRecord, list[int], int]] = []
+        while self._resends and len(parts) < segments:
+            record, segment = self._resends[0]
+            header = record.header
+            if header.number not in recovery.records or record.ciphertext is None:
+                self._resends.popleft()
+                continue
+            if parts and header.size != groups[0][0].header.size:
+                break
+            self._resends.popleft()
+            datagram = resend_segment(header, record.ciphertext, segment, session.next_transmission)
+            session.next_transmission += 1
+            if groups and groups[-1][0] is record:
+                groups[-1][1].append(segment)
+            else:
+                groups.append((record, [segment], session.next_transmission - 1))
+            parts.append(datagram)
+            record.resent = True
+            size = size or len(datagram)
+            if len(datagram) < RESEND_OVERHEAD + header.size:
+                break  # a shorter datagram can only be the last of a batch
+        if not parts:
+            return None
+        size = len(parts[0])
+        for record, numbers, start in groups:
+            length = min(size, RESEND_OVERHEAD + record.header.size)
+            recovery.on_sent(record, start, tuple(numbers), length, length * len(numbers), now)
+        self.datagrams_sent += session.next_transmission - first
+        wire = b"".join(parts)
+        self.bytes_sent += len(wire)
+        return wire, size
+
+    def _probe(self, now: float) -> tuple[bytes, int] | None:
+        """RFC 9002 section 6.2.4: something that elicits an ack, preferably what was not acknowledged longest."""
+        session, recovery, path = self.session, self.recovery, self.path
+        assert session is not None
+        assert recovery is not None
+        assert path is not None
+        for record in recovery.oldest(1):
+            if record.header.count > 1:
+                pending = [
+                    segment
+                    for flight in record.flights
+                    for bit, segment in enumerate(flight.segments)
+                    if flight.pending >> bit & 1
+                ]
+                if pending:
+                    self._resends.appendleft((record, pending[self._probes_due % len(pending)]))
+                    return self._resend(1, now)
+            else:
+                out: list[bytes | memoryview] = []
+                chunks: list[Chunk] = []
+                controls: list[Frame] = [c for c in record.controls if not isinstance(c, (Ping, Window))]
+                out += [serialise(control) for control in controls]
+                for message, start, end in record.chunks:
+                    if message.sequence >= 0 and not message.withdrawn and not message.arrived:
+                        size = end - start
+                        out.append(message_part_header(message.channel, message.sequence, start, message.size, size))
+                        out.append(memoryview(message.content)[start:end])
+                        chunks.append((message, start, end))
+                plaintext = b"".join(out)
+                if plaintext and len(plaintext) <= single_room(path.mtu):
+                    return self._seal(plaintext, chunks, controls, [], None, now)
+        return self._seal(serialise(Ping()), [], [Ping()], [], None, now)
+
+    def _idle(self) -> None:
+        assert self.recovery is not None
+        assert self.path is not None
+        self.recovery.note_app_limited()
+        self.path.pacer.on_idle()
+
+
+def _trimmed(ack: Ack, room: int) -> Ack:
+    """The ack with only as many of its newest ranges as fit."""
+    limit = len(ack.opened) + len(ack.transmissions) + len(ack.discarded)
+    while len(serialise(ack)) > room and limit > 1:
+        limit //= 2
+        ack = Ack(ack.delay_us, ack.opened[:limit], ack.transmissions[:limit], ack.discarded[:limit])
+    return ack

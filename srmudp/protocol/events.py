@@ -1,0 +1,63 @@
+"""What the machine reports to the shell, besides the public :class:`~srmudp.models.PeerEvent`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ..models import PeerEvent, PeerId
+
+
+class Failure(StrEnum):
+    """Why a message was not delivered."""
+
+    EXPIRED = "its ttl passed before the peer took it"
+    REMOVED = "the peer was removed"
+    CLOSED = "the socket was closed"
+    PEER_CHANGED = "another key took the name"
+    REFUSED = "the peer refused us"
+    REMOVED_US = "the peer removed us"
+    QUEUE_FULL = "the queue had no room in time"
+    DROPPED = "the unreliable queue was full"
+    TOO_BIG = "larger than the receiver accepts"
+    LOST = "lost on the way (it was sent as unreliable)"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageArrived:
+    """A message is complete and in order. The shell calls ``Endpoint.message_taken`` once the application has it.
+
+    ``receipt`` is opaque to the shell.
+    """
+
+    peer: str
+    peer_id: PeerId
+    channel: int
+    content: bytes
+    receipt: object
+
+
+@dataclass(frozen=True, slots=True)
+class MessageSettled:
+    """A message that ``send_message`` numbered ``token`` is delivered (``failure`` is None) or failed for good."""
+
+    token: int
+    peer: str
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class RoomFreed:
+    """The peer's send queue has room again after ``has_room`` said no."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveWanted:
+    """Connecting begins anew: host names given for this peer should be resolved again."""
+
+    peer: str
+
+
+Event = PeerEvent | MessageArrived | MessageSettled | RoomFreed | ResolveWanted

@@ -1,0 +1,211 @@
+"""Segments in, opened records out: reassembly, the replay window, and what the next acknowledgement will say.
+
+Reassembly is keyed by the whole clear header, so a forged variant of a record cannot spoil the honest one: it only
+occupies a place of its own, which is bounded.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final, NamedTuple
+
+from ..crypto.protection import RecordKeys, ReplayWindow
+from ..exceptions import AuthenticationError
+from ..wire.frames import MAX_RANGES, Ack
+from ..wire.packet import RecordHeader, Segment
+from .rangeset import RangeSet
+
+FAR_AHEAD: Final = 65_536
+"""A transmission or record number further than this beyond the largest proven one is not believed."""
+MAX_PARTIAL_RECORDS: Final = 4096
+"""Incomplete records kept."""
+FORGERIES_TOLERATED: Final = 3
+"""Records of several datagrams that may fail to open within FORGERY_SPAN before single ones are asked for."""
+FORGERY_SPAN: Final = 1.0
+SINGLE_ONLY_FIRST: Final = 1.0
+"""Seconds of single-datagram records asked for at first; doubles up to SINGLE_ONLY_LAST."""
+SINGLE_ONLY_LAST: Final = 60.0
+
+
+class Opened(NamedTuple):
+    """A record whose tag verified, and the number of its datagrams."""
+
+    number: int
+    segments: int
+    plaintext: bytes
+
+
+class _Partial:
+    """A record of which segments are missing."""
+
+    __slots__ = ("have", "pieces", "size")
+
+    def __init__(self, count: int) -> None:
+        self.pieces: list[bytes | None] = [None] * count
+        self.have = 0
+        self.size = 0
+
+
+class RecordReceiver:
+    """The receiving side of one session's record numbers."""
+
+    def __init__(self, keys: RecordKeys, drops: Counter[str], memory: int) -> None:
+        self._keys = {keys.epoch: keys}
+        self._drops = drops
+        self._memory = memory
+        self._replay = ReplayWindow()
+        self._partials: dict[bytes, _Partial] = {}
+        self._partial_bytes = 0
+        self._opened = RangeSet()
+        self._transmissions = RangeSet()
+        self._discarded: dict[int, int] = {}  # record number -> acks that still name it
+        self._largest_transmission = -1  # proven
+        self.largest = -1  # record number
+        self.largest_at = 0.0
+        self._failures: list[float] = []
+        self._single_only = SINGLE_ONLY_FIRST
+        self._single_only_until = 0.0
+
+    def on_run(self, header: RecordHeader, aad: bytes, ciphertext: bytes, now: float) -> Opened | None:
+        """A whole record's first flight came at once."""
+        opened = self._open(header, aad, ciphertext, now)
+        if opened is not None:
+            self._transmissions.add(header.first, header.first + header.count - 1)
+            if self._partials:
+                self._forget(aad)
+        return opened
+
+    def on_segment(self, segment: Segment, now: float) -> Opened | None:
+        """One datagram. Returns the record if it was the last one missing and the tag verified."""
+        header = segment.header
+        if header.count == 1:
+            return self.on_run(header, segment.aad, segment.payload, now)
+        if not self._replay.check(header.number):
+            self._drops["replayed"] += 1
+            self._hint(segment.transmission)
+            return None
+        if header.number > self.largest + FAR_AHEAD or header.epoch not in self._keys:
+            self._drops["implausible_record"] += 1
+            return None
+        partial = self._partials.get(segment.aad)
+        if partial is None:
+            partial = self._partials[segment.aad] = _Partial(header.count)
+            self._make_room(segment.aad)
+        self._hint(segment.transmission)
+        if partial.pieces[segment.segment] is not None:
+            self._drops["duplicate_segment"] += 1
+            return None
+        partial.pieces[segment.segment] = segment.payload
+        partial.have += 1
+        partial.size += len(segment.payload)
+        self._partial_bytes += len(segment.payload)
+        if partial.have < header.count:
+            if self._partial_bytes > self._memory:
+                self._make_room(segment.aad)
+            return None
+        self._forget(segment.aad)
+        opened = self._open(
+            header, segment.aad, b"".join([piece for piece in partial.pieces if piece is not None]), now
+        )
+        if opened is not None:
+            self._transmissions.add(header.first, header.first + header.count - 1)
+        return opened
+
+    def build_ack(self, now: float) -> Ack | None:
+        """What to acknowledge now, newest first; None before anything came."""
+        if not self._opened and not self._transmissions:
+            return None
+        discarded: tuple[tuple[int, int], ...] = ()
+        if self._discarded:
+            numbers = sorted(self._discarded, reverse=True)[:MAX_RANGES]
+            merged = RangeSet()
+            for number in numbers:
+                merged.add(number)
+                self._discarded[number] -= 1
+                if not self._discarded[number]:
+                    del self._discarded[number]
+            discarded = merged.newest(MAX_RANGES)
+        delay = int((now - self.largest_at) * 1e6) if self.largest >= 0 else 0
+        return Ack(delay, self._opened.newest(MAX_RANGES), self._transmissions.newest(MAX_RANGES), discarded)
+
+    @property
+    def ranges(self) -> int:
+        """How many ranges an ack has to name."""
+        return max(len(self._opened), len(self._transmissions))
+
+    def on_ack_acked(self, mark: tuple[int, int]) -> None:
+        """The peer opened an ack of ours whose largest numbers were ``mark``: older ones need not be named again."""
+        self._opened.remove_below(mark[0])
+        self._transmissions.remove_below(mark[1])
+
+    def mark(self) -> tuple[int, int]:
+        """The largest numbers the present ack names."""
+        return self._opened.last or 0, self._transmissions.last or 0
+
+    def wants_single(self, now: float) -> int | None:
+        """Milliseconds of single-datagram records to ask the peer for, after several did not open. None otherwise."""
+        if len(self._failures) < FORGERIES_TOLERATED or now < self._single_only_until:
+            return None
+        self._failures.clear()
+        if now > self._single_only_until + 2 * self._single_only:
+            self._single_only = SINGLE_ONLY_FIRST
+        else:
+            self._single_only = min(SINGLE_ONLY_LAST, 2 * self._single_only)
+        self._single_only_until = now + self._single_only
+        return int(self._single_only * 1000)
+
+    # --- inner workings
+
+    def _open(self, header: RecordHeader, aad: bytes, ciphertext: bytes, now: float) -> Opened | None:
+        number = header.number
+        if not self._replay.check(number):
+            self._drops["replayed"] += 1
+            return None
+        keys = self._keys.get(header.epoch)
+        if keys is None:
+            self._drops["unknown_epoch"] += 1
+            return None
+        try:
+            plaintext = keys.open(number, aad, ciphertext)
+        except AuthenticationError:
+            self._drops["bad_tag"] += 1
+            if header.count > 1:
+                self._discarded[number] = 3
+                if len(self._discarded) > MAX_RANGES:
+                    del self._discarded[next(iter(self._discarded))]
+                self._failures = [at for at in self._failures if at > now - FORGERY_SPAN][-FORGERIES_TOLERATED:]
+                self._failures.append(now)
+            return None
+        self._replay.commit(number)
+        self._opened.add(number)
+        self._discarded.pop(number, None)
+        if number > self.largest:
+            self.largest = number
+            self.largest_at = now
+        self._largest_transmission = max(self._largest_transmission, header.first + header.count - 1)
+        return Opened(number, header.count, plaintext)
+
+    def _hint(self, transmission: int) -> None:
+        if transmission <= self._largest_transmission + FAR_AHEAD:
+            self._transmissions.add(transmission)
+            if len(self._transmissions) > 512:
+                self._transmissions.remove_below(self._transmissions.newest(256)[-1][0])
+        else:
+            self._drops["implausible_transmission"] += 1
+
+    def _forget(self, aad: bytes) -> None:
+        partial = self._partials.pop(aad, None)
+        if partial is not None:
+            self._partial_bytes -= partial.size
+
+    def _make_room(self, keep: bytes) -> None:
+        """Drop the entries with the fewest segments: junk never evicts what is nearly complete."""
+        while len(self._partials) > MAX_PARTIAL_RECORDS or self._partial_bytes > self._memory:
+            victim = min(self._partials, key=lambda aad: self._partials[aad].have)
+            if victim == keep and len(self._partials) > 1:
+                victim = min((aad for aad in self._partials if aad != keep), key=lambda aad: self._partials[aad].have)
+            self._drops["reassembly_full"] += 1
+            self._discarded[int.from_bytes(victim[10:18], "big")] = 3
+            self._forget(victim)
+            if len(self._discarded) > MAX_RANGES:
+                del self._discarded[next(iter(self._discarded))]

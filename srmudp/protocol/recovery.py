@@ -1,0 +1,535 @@
+"""Which datagrams arrived, which are lost, and when to try again (RFC 9002 in spirit).
+
+Loss is found by *transmission numbers*: every datagram sent has one, also when a segment is sent again. Success is
+decided by *record numbers* alone: what the peer has opened. Acknowledged transmission numbers of records not yet
+opened are hints that a stranger may have forged; they steer what is sent again, never what counts as delivered.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from math import inf
+from typing import Final
+
+from ..exceptions import RemoteProtocolError
+from ..models import Address
+from ..wire.frames import Ack, Frame
+from ..wire.packet import RecordHeader
+from .congestion import AckSample, Controller, Pacer
+from .messages import Chunk
+from .rangeset import RangeSet
+from .unreliable import OutgoingUnreliable
+
+Segments = tuple[int, ...] | range
+
+GRANULARITY: Final = 0.001
+"""Seconds; RFC 9002 section 6.1.2, kGranularity."""
+PACKET_THRESHOLD: Final = 3
+"""RFC 9002 section 6.1.1; grows when reordering is seen."""
+MAX_PACKET_THRESHOLD: Final = 64
+INITIAL_RTT: Final = 0.25
+"""Assumed before a sample. RFC 9002 says 0.333; the handshake just crossed the path."""
+MIN_PROBE_TIMEOUT: Final = 0.010
+"""A peer whose interpreter is busy answers some milliseconds late; that is no loss."""
+MAX_BACKOFF: Final = 6
+"""The probe timeout doubles at most this often."""
+STALE_RECORDS: Final = 32_768
+"""A record this far behind the newest is given up and its information sent anew (half the replay window)."""
+MIN_RATE_INTERVAL: Final = 1e-6
+"""Seconds; a delivery rate measured over less means nothing."""
+LOSS_MEMORY: Final = 131_072
+"""Bytes over which the share of lost datagrams is averaged."""
+
+
+class RttEstimator:
+    """Round-trip time of a path, in seconds (RFC 9002 section 5)."""
+
+    __slots__ = ("latest", "minimum", "minimum_at", "smoothed", "variation")
+
+    def __init__(self) -> None:
+        self.latest: float | None = None
+        self.smoothed = INITIAL_RTT
+        self.variation = INITIAL_RTT / 2
+        self.minimum = INITIAL_RTT
+        self.minimum_at = 0.0
+
+    def update(self, sample: float, ack_delay: float, now: float) -> None:
+        """Take in a sample measured between sending a record and reading its ack."""
+        if self.latest is None:
+            self.latest = self.minimum = self.smoothed = sample
+            self.variation = sample / 2
+            self.minimum_at = now
+            return
+        self.latest = sample
+        if sample <= self.minimum or now - self.minimum_at > 30.0:
+            # A path may become longer for good: an old minimum is believed for half a minute.
+            self.minimum = sample
+            self.minimum_at = now
+        adjusted = sample - ack_delay if sample - ack_delay >= self.minimum else sample
+        self.variation += (abs(self.smoothed - adjusted) - self.variation) / 4
+        self.smoothed += (adjusted - self.smoothed) / 8
+
+    def probe_timeout(self, max_ack_delay: float) -> float:
+        """RFC 9002 section 6.2.1, with a floor."""
+        return max(self.smoothed + max(4 * self.variation, GRANULARITY) + max_ack_delay, MIN_PROBE_TIMEOUT)
+
+
+class Path:
+    """A proven way to a peer: its address, RTT, datagram size and congestion state."""
+
+    __slots__ = ("address", "controller", "mtu", "pacer", "rtt")
+
+    def __init__(self, address: Address, mtu: int, controller: Controller, pacer: Pacer) -> None:
+        self.address = address
+        self.mtu = mtu
+        self.controller = controller
+        self.pacer = pacer
+        self.rtt = RttEstimator()
+
+
+class SentRecord:
+    """A record in flight and the information it carries."""
+
+    __slots__ = (
+        "ack_mark",
+        "chunks",
+        "ciphertext",
+        "controls",
+        "flights",
+        "header",
+        "hinted_at",
+        "resent",
+        "sent_at",
+        "unreliable",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        header: RecordHeader,
+        ciphertext: bytes | None,
+        chunks: list[Chunk],
+        controls: list[Frame],
+        unreliable: list[OutgoingUnreliable],
+        ack_mark: tuple[int, int] | None,
+        now: float,
+    ) -> None:
+        self.header = header
+        self.ciphertext = ciphertext  # kept for records of several datagrams only
+        self.chunks = chunks
+        self.controls = controls
+        self.unreliable = unreliable
+        self.ack_mark = ack_mark
+        self.sent_at = now
+        self.resent = False
+        self.flights: list[Flight] = []
+        self.hinted_at: float | None = None  # when the last segment was hinted received
+        self.waiting = header.count  # segments not hinted received
+
+
+class Flight:
+    """Datagrams with consecutive transmission numbers that left together."""
+
+    __slots__ = (
+        "app_limited",
+        "count",
+        "delivered",
+        "delivered_at",
+        "first",
+        "lost",
+        "pending",
+        "record",
+        "segments",
+        "sent_at",
+        "size",
+        "started_at",
+    )
+
+    def __init__(self, first: int, record: SentRecord, segments: Segments, size: int, now: float) -> None:
+        self.first = first
+        self.count = len(segments)
+        self.record = record
+        self.segments = segments
+        self.size = size  # bytes of one datagram
+        self.sent_at = now
+        self.delivered = 0  # what the estimator had seen when it left
+        self.delivered_at = self.started_at = now
+        self.app_limited = False
+        self.pending = (1 << self.count) - 1  # bit n: datagram first+n is neither acknowledged nor lost
+        self.lost = 0
+
+
+class AckOutcome:
+    """What an ack changed."""
+
+    __slots__ = ("again", "lost_segments", "opened")
+
+    def __init__(self) -> None:
+        self.opened: list[SentRecord] = []
+        self.again: list[SentRecord] = []
+        """Records given up: their information goes into new ones."""
+        self.lost_segments: list[tuple[SentRecord, int]] = []
+        """Segments to be sent again as stored."""
+
+
+class Recovery:
+    """The sent records of one session."""
+
+    def __init__(self, path: Path, now: float) -> None:
+        self.path = path
+        self.peer_ack_delay = 0.025  # until the peer tells
+        self.records: dict[int, SentRecord] = {}  # eliciting and not yet known to be opened, by number
+        self.in_flight = 0
+        self.probes = 0  # probe timeouts since the last progress
+        self.datagrams_sent = 0
+        self.datagrams_lost = 0
+        self._flights: list[Flight] = []
+        self._firsts: list[int] = []
+        self._opened = RangeSet(max_ranges=512)
+        self._hinted = RangeSet(max_ranges=512)
+        self._largest_hinted = -1
+        self._largest_sent_at = 0.0
+        self._threshold = PACKET_THRESHOLD
+        self._last_eliciting = now
+        self._loss_time: float | None = None
+        self._hinted_records: dict[int, SentRecord] = {}  # wholly hinted, not opened
+        # Delivery rate estimation (draft-cheng-iccrg-delivery-rate-estimation).
+        self._delivered = 0
+        self._delivered_at = now
+        self._first_sent_at = now
+        self._app_limited_until = 0
+        self.loss = 0.0
+        """Share of bytes lost lately, 0 to 1."""
+
+    # --- sending
+
+    def on_sent(self, record: SentRecord, first: int, segments: Segments, size: int, total: int, now: float) -> None:
+        """Datagrams of a record left: the first flight, or some of its segments again.
+
+        Args:
+            first: transmission number of the first of them.
+            size: bytes of the largest datagram.
+            total: bytes of all of them.
+        """
+        if not self.in_flight:
+            self._first_sent_at = self._delivered_at = now
+        flight = Flight(first, record, segments, size, now)
+        flight.delivered = self._delivered
+        flight.delivered_at = self._delivered_at
+        flight.started_at = self._first_sent_at
+        flight.app_limited = self._app_limited_until > self._delivered
+        record.flights.append(flight)
+        self._flights.append(flight)
+        self._firsts.append(first)
+        self.in_flight += flight.count * size
+        self.datagrams_sent += flight.count
+        self._last_eliciting = now
+        self.path.controller.on_sent(now, total, self.in_flight, flight.app_limited)
+        self.path.pacer.on_sent(now, total)
+
+    def note_app_limited(self) -> None:
+        """There was window but nothing to send: rate samples until now's data is delivered tell nothing."""
+        self._app_limited_until = max(self._delivered + self.in_flight, 1)
+
+    # --- acknowledgements
+
+    def on_ack(self, ack: Ack, next_number: int, next_transmission: int, now: float) -> AckOutcome:
+        """Process an ack.
+
+        Raises:
+            RemoteProtocolError: it names a record that was never sent.
+        """
+        outcome = AckOutcome()
+        newest: Flight | None = None
+        delivered_before = self._delivered
+        if (ack.opened and ack.opened[0][1] >= next_number) or (ack.discarded and ack.discarded[0][1] >= next_number):
+            raise RemoteProtocolError("acknowledged a record that was never sent")
+        rtt_record: SentRecord | None = None
+        for first, last in ack.opened:
+            for gap_first, gap_last in self._opened.missing(first, last):
+                for record in self._take(gap_first, gap_last):
+                    outcome.opened.append(record)
+                    flight = self._arrived(record, now)
+                    if flight is not None and (newest is None or flight.sent_at >= newest.sent_at):
+                        newest = flight
+                    if not record.resent and (rtt_record is None or record.header.number > rtt_record.header.number):
+                        rtt_record = record
+            self._opened.add(first, last)
+        largest_new = ack.opened[0][1] if ack.opened else -1
+        for first, last in ack.transmissions:
+            if first >= next_transmission:
+                continue  # a hint that cannot be true is no error: a stranger may have forged it
+            last = min(last, next_transmission - 1)
+            for gap_first, gap_last in self._hinted.missing(first, last):
+                flight = self._hint(gap_first, gap_last, now)
+                if flight is not None and (newest is None or flight.sent_at >= newest.sent_at):
+                    newest = flight
+            self._hinted.add(first, last)
+        for first, last in ack.discarded:
+            for number in range(max(first, last - 1024), last + 1):
+                discarded = self.records.pop(number, None)
+                if discarded is not None:
+                    self._retire(discarded)
+                    outcome.again.append(discarded)
+        rtt = self.path.rtt
+        sampled = None
+        if rtt_record is not None and rtt_record.header.number == largest_new:
+            sampled = max(now - rtt_record.sent_at, GRANULARITY / 100)
+            rtt.update(sampled, min(ack.delay_us / 1e6, self.peer_ack_delay), now)
+        lost, newest_lost_sent = self._detect_lost(now, outcome)
+        rate, app_limited = None, False
+        if newest is not None:
+            self.probes = 0
+            elapsed = max(now - newest.delivered_at, newest.sent_at - newest.started_at)
+            if elapsed > MIN_RATE_INTERVAL and self._delivered > newest.delivered:
+                rate = (self._delivered - newest.delivered) / elapsed
+                app_limited = newest.app_limited
+            self._first_sent_at = newest.sent_at
+        acked = self._delivered - delivered_before
+        if acked or lost:
+            self._note_loss(acked, lost)
+            self.path.controller.on_ack(
+                now,
+                AckSample(
+                    acked_bytes=acked,
+                    lost_bytes=lost,
+                    newest_lost_sent=newest_lost_sent,
+                    in_flight=self.in_flight,
+                    delivered=self._delivered,
+                    delivered_at_send=newest.delivered if newest is not None else 0,
+                    rtt=sampled,
+                    smoothed_rtt=rtt.smoothed if rtt.latest is not None else None,
+                    delivery_rate=rate,
+                    app_limited=app_limited,
+                ),
+            )
+        return outcome
+
+    def _note_loss(self, acked: int, lost: int) -> None:
+        share = lost / (lost + acked)
+        self.loss += (share - self.loss) * min(1.0, (lost + acked) / LOSS_MEMORY)
+
+    def _take(self, first: int, last: int) -> list[SentRecord]:
+        if last - first < len(self.records):
+            found = [self.records.pop(number) for number in range(first, last + 1) if number in self.records]
+        else:
+            numbers = [number for number in self.records if first <= number <= last]
+            found = [self.records.pop(number) for number in numbers]
+        return found
+
+    def _arrived(self, record: SentRecord, now: float) -> Flight | None:
+        """Every datagram of the record is accounted for. Returns the newest flight that was still pending."""
+        newest = None
+        for flight in record.flights:
+            if flight.pending:
+                size = flight.pending.bit_count() * flight.size
+                self.in_flight -= size
+                self._delivered += size
+                flight.pending = 0
+                newest = flight
+        if newest is not None:
+            self._delivered_at = now
+        self._hinted_records.pop(record.header.number, None)
+        if not record.resent:
+            flight = record.flights[0]
+            last = flight.first + flight.count - 1
+            if last > self._largest_hinted:
+                self._largest_hinted = last
+                self._largest_sent_at = flight.sent_at
+        return newest
+
+    def _hint(self, first: int, last: int, now: float) -> Flight | None:
+        """Transmission numbers the peer says it received, of records it may not have opened."""
+        newest = None
+        position = bisect_right(self._firsts, first) - 1
+        if position < 0:
+            position = 0
+        while position < len(self._flights):
+            flight = self._flights[position]
+            position += 1
+            if flight.first > last:
+                break
+            low, high = (
+                max(first, flight.first) - flight.first,
+                min(last, flight.first + flight.count - 1) - flight.first,
+            )
+            if high < low:
+                continue
+            mask = ((1 << (high - low + 1)) - 1) << low
+            if flight.lost & mask:
+                # It was only late. RFC 9002 section 6.1.1 allows the threshold to adapt.
+                distance = self._largest_hinted - (flight.first + low)
+                self._threshold = min(MAX_PACKET_THRESHOLD, max(self._threshold, distance + 1))
+                flight.lost &= ~mask
+            got = flight.pending & mask
+            if got:
+                flight.pending &= ~got
+                size = got.bit_count() * flight.size
+                self.in_flight -= size
+                self._delivered += size
+                self._delivered_at = now
+                newest = flight
+                record = flight.record
+                record.waiting -= got.bit_count()
+                if record.waiting <= 0 and record.header.number in self.records:
+                    record.hinted_at = now
+                    self._hinted_records[record.header.number] = record
+                if flight.first + high > self._largest_hinted:
+                    self._largest_hinted = flight.first + high
+                    self._largest_sent_at = flight.sent_at
+        return newest
+
+    def _retire(self, record: SentRecord) -> None:
+        for flight in record.flights:
+            if flight.pending:
+                self.in_flight -= flight.pending.bit_count() * flight.size
+                flight.pending = 0
+        self._hinted_records.pop(record.header.number, None)
+
+    def _detect_lost(self, now: float, outcome: AckOutcome) -> tuple[int, float]:
+        """RFC 9002 section 6.1 over flights. Returns the bytes newly lost and when the newest of them was sent."""
+        flights = self._flights
+        done = 0
+        while done < len(flights) and not flights[done].pending and not flights[done].lost:
+            done += 1
+        if done > 32 or done == len(flights):
+            del flights[:done]
+            del self._firsts[:done]
+            done = 0
+        self._loss_time = None
+        if self._largest_hinted < 0:
+            return 0, -inf
+        rtt = self.path.rtt
+        delay = max(rtt.smoothed, rtt.latest or 0.0) * 9 / 8
+        delay = max(delay, GRANULARITY)
+        lost_bytes = 0
+        newest_lost_sent = -inf
+        for position in range(done, len(flights)):
+            flight = flights[position]
+            if flight.first > self._largest_hinted:
+                break
+            if flight.pending:
+                eligible = flight.pending
+                beyond = self._largest_hinted - flight.first + 1
+                if beyond < flight.count:
+                    eligible &= (1 << beyond) - 1
+                lost = 0
+                if flight.sent_at + delay <= now and flight.sent_at <= self._largest_sent_at:
+                    lost = eligible
+                else:
+                    by_count = self._largest_hinted - self._threshold - flight.first + 1
+                    if by_count >= flight.count:
+                        lost = eligible
+                    elif by_count > 0:
+                        lost = eligible & ((1 << by_count) - 1)
+                    if eligible & ~lost:
+                        when = flight.sent_at + delay
+                        if self._loss_time is None or when < self._loss_time:
+                            self._loss_time = when
+                if lost:
+                    lost_bytes += self._lose(flight, lost, outcome)
+                    newest_lost_sent = max(newest_lost_sent, flight.sent_at)
+            elif flight.lost and flight.sent_at < now - 3 * delay:
+                flight.lost = 0  # too late to learn from
+        return lost_bytes, newest_lost_sent
+
+    def _lose(self, flight: Flight, lost: int, outcome: AckOutcome) -> int:
+        count = lost.bit_count()
+        flight.pending &= ~lost
+        flight.lost |= lost
+        size = count * flight.size
+        self.in_flight -= size
+        self.datagrams_lost += count
+        record = flight.record
+        number = record.header.number
+        if number not in self.records:
+            return size
+        if record.header.count == 1:
+            del self.records[number]
+            outcome.again.append(record)
+        else:
+            for bit in range(flight.count):
+                if lost >> bit & 1:
+                    outcome.lost_segments.append((record, flight.segments[bit]))
+        return size
+
+    # --- timers
+
+    def next_timer(self) -> float | None:
+        """When :meth:`on_timer` must be called."""
+        when = self._loss_time
+        if self.in_flight:
+            timeout = self.path.rtt.probe_timeout(self.peer_ack_delay) * (1 << min(self.probes, MAX_BACKOFF))
+            probe = self._last_eliciting + timeout
+            if when is None or probe < when:
+                when = probe
+        if self._hinted_records:
+            record = next(iter(self._hinted_records.values()))
+            assert record.hinted_at is not None
+            due = record.hinted_at + self.path.rtt.probe_timeout(self.peer_ack_delay)
+            if when is None or due < when:
+                when = due
+        return when
+
+    def on_timer(self, now: float) -> tuple[AckOutcome, bool]:
+        """Find what time has proven lost.
+
+        Returns:
+            The outcome, and True if a probe should be sent (RFC 9002 section 6.2).
+        """
+        outcome = AckOutcome()
+        lost, newest_lost_sent = 0, -inf
+        if self._loss_time is not None and self._loss_time <= now:
+            lost, newest_lost_sent = self._detect_lost(now, outcome)
+        timeout = self.path.rtt.probe_timeout(self.peer_ack_delay)
+        for record in list(self._hinted_records.values()):
+            assert record.hinted_at is not None
+            if record.hinted_at + timeout > now:
+                break
+            # All its datagrams are said to have come, yet it was not opened: one of them was forged.
+            self.records.pop(record.header.number, None)
+            self._retire(record)
+            outcome.again.append(record)
+        if lost:
+            self._note_loss(0, lost)
+            self.path.controller.on_lost(now, lost, newest_lost_sent, self.in_flight)
+        probe = False
+        if self.in_flight and self._last_eliciting + timeout * (1 << min(self.probes, MAX_BACKOFF)) <= now:
+            self.probes += 1
+            self._last_eliciting = now
+            probe = True
+            if self.probes == 4:
+                self.path.controller.on_persistent_congestion(now)
+        return outcome, probe
+
+    def stale(self, newest: int) -> list[SentRecord]:
+        """Records too far behind the newest number: removed, to be sent anew."""
+        given_up: list[SentRecord] = []
+        while self.records:
+            number = next(iter(self.records))
+            if newest - number <= STALE_RECORDS:
+                break
+            record = self.records.pop(number)
+            self._retire(record)
+            given_up.append(record)
+        return given_up
+
+    def oldest(self, limit: int) -> list[SentRecord]:
+        """Up to ``limit`` of the oldest records not opened, for probes."""
+        found: list[SentRecord] = []
+        for record in self.records.values():
+            found.append(record)
+            if len(found) >= limit:
+                break
+        return found
+
+    def abandon(self) -> list[SentRecord]:
+        """The session ends: everything not known to be opened."""
+        records = list(self.records.values())
+        for record in records:
+            self._retire(record)
+        self.records.clear()
+        self._flights.clear()
+        self._firsts.clear()
+        self.in_flight = 0
+        return records

@@ -1,0 +1,80 @@
+"""One handshake's keys with everything numbered under them: record numbers, transmission numbers, the replay window."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ..crypto.backend import Backend
+from ..crypto.protection import RecordKeys
+from ..wire.packet import MAX_SEGMENTS, RECORD_OVERHEAD, RESEND_OVERHEAD, TAG, RecordHeader, cut_record
+from .handshake import Agreed
+from .records import RecordReceiver
+
+
+class Session:
+    """Seals what leaves and opens what comes, from key agreement to replacement."""
+
+    __slots__ = (
+        "agreed",
+        "confirmed",
+        "created_at",
+        "keys",
+        "next_number",
+        "next_transmission",
+        "receiver",
+        "remote_index",
+    )
+
+    def __init__(self, backend: Backend, agreed: Agreed, drops: Counter[str], memory: int, now: float) -> None:
+        self.agreed = agreed
+        self.keys = RecordKeys(backend, agreed.secrets.send_key, agreed.secrets.receive_key)
+        self.receiver = RecordReceiver(self.keys, drops, memory)
+        self.remote_index = agreed.hello.index
+        self.next_number = 0
+        self.next_transmission = 0
+        self.created_at = now
+        self.confirmed = False
+
+    @property
+    def local_index(self) -> int:
+        """Where the peer sends to."""
+        return self.agreed.local_index
+
+    def seal(self, plaintext: bytes, mtu: int) -> tuple[RecordHeader, bytes, bytes]:
+        """Seal one record and cut it.
+
+        Args:
+            plaintext: frames; not empty.
+            mtu: bytes of UDP payload a datagram may have.
+
+        Returns:
+            Header, ciphertext, and the datagrams of the first flight back to back (``RECORD_OVERHEAD + header.size``
+            bytes each).
+        """
+        length = len(plaintext) + TAG
+        full = segment_room(mtu)
+        count = -(-length // full)
+        # One datagram may use the whole of the MTU; segments leave room for the longer header of a resend.
+        if count > 1 and length <= mtu - RECORD_OVERHEAD:
+            count = 1
+        assert count <= MAX_SEGMENTS
+        size = length if count == 1 else full
+        number = self.next_number
+        first = self.next_transmission
+        # Both are used up before the AEAD call: a failed or interrupted seal burns them.
+        self.next_number = number + 1
+        self.next_transmission = first + count
+        header = RecordHeader(self.keys.epoch & 0xFF, self.remote_index, number, first, count, size)
+        aad = header.pack()
+        ciphertext = self.keys.seal(number, aad, plaintext)
+        return header, ciphertext, cut_record(header, ciphertext, aad)
+
+
+def segment_room(mtu: int) -> int:
+    """Bytes of ciphertext in a full segment of a record of several datagrams."""
+    return mtu - RESEND_OVERHEAD
+
+
+def single_room(mtu: int) -> int:
+    """Bytes of frames in a record of one datagram."""
+    return mtu - RECORD_OVERHEAD - TAG

@@ -1,0 +1,157 @@
+"""Messages sent once: cut into parts if need be, never sent again, dropped and counted where there is no room."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from typing import Final
+
+from ..wire.frames import MAX_PART_HEADER, UnreliablePart, serialise
+from .events import Failure
+from .messages import IncomingMessage
+
+MAX_PARTIAL: Final = 64
+"""Unfinished messages kept; the oldest goes first."""
+
+
+class OutgoingUnreliable:
+    """An unreliable message: settled when every record with a part of it is acknowledged, or one is lost."""
+
+    __slots__ = ("channel", "content", "expires", "identifier", "parts", "sent", "settled", "token")
+
+    def __init__(self, token: int, channel: int, content: bytes, expires: float | None, identifier: int) -> None:
+        self.token = token
+        self.channel = channel
+        self.content = content
+        self.expires = expires
+        self.identifier = identifier
+        self.sent = 0
+        self.parts = 0  # records carrying a part, not yet acknowledged
+        self.settled = False
+
+
+class UnreliableSendHalf:
+    """Unreliable messages waiting for the window to open."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._queue: deque[OutgoingUnreliable] = deque()
+        self._next = 0
+        self.queued_bytes = 0
+        self.pending = 0
+        self.settled: list[tuple[int, Failure | None]] = []
+
+    def add(self, token: int, channel: int, content: bytes, expires: float | None) -> None:
+        """Queue a message, or settle it as dropped where the queue is full."""
+        self.pending += 1
+        message = OutgoingUnreliable(token, channel, content, expires, self._next)
+        self._next += 1
+        if self.queued_bytes and self.queued_bytes + len(content) > self._limit:
+            self._settle(message, Failure.DROPPED)
+            return
+        self.queued_bytes += len(content)
+        self._queue.append(message)
+
+    @property
+    def has_work(self) -> bool:
+        """True if something waits to be sent."""
+        return bool(self._queue)
+
+    def fill(self, room: int, out: list[bytes | memoryview], carried: list[OutgoingUnreliable], now: float) -> int:
+        """Append parts of at most ``room`` bytes together; returns the bytes appended."""
+        used = 0
+        while self._queue and room - used > MAX_PART_HEADER:
+            message = self._queue[0]
+            if message.expires is not None and message.expires <= now and not message.sent:
+                self._queue.popleft()
+                self.queued_bytes -= len(message.content)
+                self._settle(message, Failure.EXPIRED)
+                continue
+            total = len(message.content)
+            size = min(total - message.sent, room - used - MAX_PART_HEADER)
+            data = message.content[message.sent : message.sent + size]
+            part = serialise(UnreliablePart(message.channel, message.identifier, message.sent, total, data))
+            out.append(part)
+            used += len(part)
+            message.sent += size
+            message.parts += 1
+            carried.append(message)
+            if message.sent >= total:
+                self._queue.popleft()
+                self.queued_bytes -= total
+        return used
+
+    def on_acked(self, message: OutgoingUnreliable) -> None:
+        """A record with a part of it was opened."""
+        message.parts -= 1
+        if not message.parts and message.sent >= len(message.content):
+            self._settle(message, None)
+
+    def on_lost(self, message: OutgoingUnreliable) -> None:
+        """A record with a part of it was lost."""
+        self._settle(message, Failure.LOST)
+
+    def fail_all(self, reason: Failure) -> None:
+        """Give up everything queued."""
+        for message in self._queue:
+            self._settle(message, reason)
+        self._queue.clear()
+        self.queued_bytes = 0
+
+    def _settle(self, message: OutgoingUnreliable, failure: Failure | None) -> None:
+        if not message.settled:
+            message.settled = True
+            self.pending -= 1
+            self.settled.append((message.token, failure))
+
+
+class UnreliableReceiveHalf:
+    """Puts the parts of unreliable messages together, within a bound, and bounds what waits to be taken."""
+
+    def __init__(self, limit: int, max_message_size: int, drops: Counter[str]) -> None:
+        self._limit = limit
+        self._max_message_size = max_message_size
+        self._drops = drops
+        self._partial: OrderedDict[int, IncomingMessage] = OrderedDict()
+        self._partial_bytes = 0
+        self._finished: OrderedDict[int, None] = OrderedDict()
+        self.waiting_bytes = 0
+
+    def on_part(self, part: UnreliablePart) -> bytes | None:
+        """Take in a part; returns the message if that was the last one missing."""
+        if part.identifier in self._finished:
+            return None
+        if part.total > min(self._limit, self._max_message_size):
+            self._drops["unreliable_too_big"] += 1
+            return None
+        message = self._partial.get(part.identifier)
+        if message is None:
+            message = self._partial[part.identifier] = IncomingMessage(part.total)
+        if message.total != part.total:
+            self._drops["unreliable_inconsistent"] += 1
+            return None
+        before = message.have
+        message.add(part.offset, part.data if isinstance(part.data, memoryview) else memoryview(part.data))
+        self._partial_bytes += message.have - before
+        if message.have == message.total:
+            del self._partial[part.identifier]
+            self._partial_bytes -= message.have
+            self._finished[part.identifier] = None
+            if len(self._finished) > 1024:
+                self._finished.popitem(last=False)
+            content = message.content()
+            if self.waiting_bytes and self.waiting_bytes + len(content) > self._limit:
+                self._drops["unreliable_queue_full"] += 1
+                return None
+            self.waiting_bytes += len(content)
+            return content
+        while len(self._partial) > MAX_PARTIAL or self._partial_bytes > self._limit:
+            _, dropped = self._partial.popitem(last=False)
+            self._partial_bytes -= dropped.have
+            self._drops["unreliable_incomplete"] += 1
+        return None
+
+    def restart(self) -> None:
+        """A new instance numbers its messages anew."""
+        self._partial.clear()
+        self._partial_bytes = 0
+        self._finished.clear()

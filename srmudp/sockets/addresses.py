@@ -1,0 +1,231 @@
+"""Peer names and the many ways to write a peer's address, checked completely before anything is done with them.
+
+Text is read here and nowhere else; no name is looked up here (:mod:`.resolver` does that on its own thread).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from ..exceptions import IdentityError
+from ..models import Address, Peer, PeerId
+
+MAX_NAME_BYTES = 64
+"""UTF-8 bytes of a peer's or a socket's name: what the handshake has room for."""
+MAX_ADDRESSES = 32
+"""Addresses one peer may be given; each of them is punched."""
+
+HostPort = str | tuple[str, int]
+PeerSpec = HostPort | Peer | list[HostPort]
+"""``"host:port"``, ``"[v6]:port"``, ``(host, port)``, ``"<peerid>@host:port"``, ``Peer(...)`` or a list of those."""
+
+# Labels of at most 63 letters, digits and hyphens (RFC 1123 section 2.1); underscores are seen in the wild.
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.IGNORECASE)
+# Categories of characters a name may not have: controls, surrogates, line and paragraph separators.
+_FORBIDDEN = {"Cc", "Cs", "Zl", "Zp"}
+# Bidirectional overrides and isolates: they make one name look like another (attack 62).
+_BIDI = {*"\u200e\u200f\u061c", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A peer spec, checked and sorted.
+
+    Attributes:
+        addresses: those given as numbers.
+        hosts: host names and ports still to be looked up.
+        peer_id: the pin, or None.
+    """
+
+    addresses: tuple[Address, ...] = ()
+    hosts: tuple[tuple[str, int], ...] = ()
+    peer_id: PeerId | None = None
+
+    def merged(self, other: Target) -> Target:
+        """Both together; the pin of ``other`` wins if it has one."""
+        return Target(
+            tuple(dict.fromkeys((*self.addresses, *other.addresses))),
+            tuple(dict.fromkeys((*self.hosts, *other.hosts))),
+            other.peer_id or self.peer_id,
+        )
+
+
+def check_name(name: object, what: str = "peer name") -> str:
+    """``name`` itself, if a peer may be called so.
+
+    Raises:
+        ValueError: empty, blank, longer than ``MAX_NAME_BYTES`` in UTF-8, or with control characters.
+        TypeError: not a ``str``.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a {what} must be str, not {type(name).__name__}")
+    if not name.strip():
+        raise ValueError(f"a {what} must not be empty: {name!r}")
+    for character in name:
+        if unicodedata.category(character) in _FORBIDDEN or character in _BIDI:
+            raise ValueError(f"a {what} must not have the control character {character!a}: {name!a}")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"a {what} must be at most {MAX_NAME_BYTES} bytes of UTF-8: {name!r}")
+    return name
+
+
+def parse_peers(peers: object, own: PeerId | None = None) -> dict[str, Target]:
+    """Every entry of a mapping from name to peer spec, read and checked.
+
+    Args:
+        peers: see :data:`PeerSpec`.
+        own: our own identity, which is refused as a peer's.
+
+    Raises:
+        ValueError: an entry cannot be used; the text names it. Nothing of the mapping may be used then.
+        TypeError: not a mapping.
+    """
+    if not isinstance(peers, Mapping):
+        raise TypeError(f"peers must be a mapping from name to address, not {type(peers).__name__}")
+    targets: dict[str, Target] = {}
+    seen: dict[str, str] = {}
+    for name, spec in peers.items():
+        try:
+            check_name(name)
+        except TypeError as error:
+            raise ValueError(f"peer {name!a}: {error}") from None
+        normal = unicodedata.normalize("NFC", name)
+        if normal in seen:
+            raise ValueError(f"peer {name!a}: the same name as {seen[normal]!a}, in another Unicode form")
+        seen[normal] = name
+        targets[name] = parse_target(name, spec, own)
+    return targets
+
+
+def parse_target(name: str, spec: object, own: PeerId | None = None) -> Target:
+    """One peer spec, read and checked.
+
+    Raises:
+        ValueError: it cannot be used; the text names the peer and the part.
+    """
+    entries: Iterable[object]
+    peer_id: PeerId | None = None
+    if isinstance(spec, Peer):
+        peer_id, given = spec.peer_id, spec.addresses
+        if peer_id is not None and not isinstance(peer_id, PeerId):
+            _refuse(name, peer_id, "peer_id must be a PeerId; PeerId.parse(text) makes one")
+        entries = [given] if _is_single(given) else list(given)
+    elif isinstance(spec, list):
+        entries = spec
+    else:
+        entries = [spec]
+    addresses: dict[Address, None] = {}
+    hosts: dict[tuple[str, int], None] = {}
+    for entry in entries:
+        pin, host, port = _split(name, entry)
+        if pin is not None:
+            if peer_id is not None and pin != peer_id:
+                _refuse(name, entry, "two different PeerIds for one peer")
+            peer_id = pin
+        literal = _literal(name, entry, host)
+        if literal is None:
+            hosts[host.rstrip(".").lower(), port] = None
+        else:
+            addresses[Address(literal, port)] = None
+    if not addresses and not hosts and not isinstance(spec, Peer):
+        _refuse(name, spec, "no address given")
+    if len(addresses) + len(hosts) > MAX_ADDRESSES:
+        raise ValueError(f"peer {name!r}: more than {MAX_ADDRESSES} addresses")
+    if own is not None and peer_id == own:
+        raise ValueError(f"peer {name!r}: this is the PeerId of this socket itself")
+    return Target(tuple(addresses), tuple(hosts), peer_id)
+
+
+def _is_single(given: object) -> bool:
+    """True for one address, which is a tuple as well: ``("host", 8000)`` is one, ``("a:1", "b:2")`` are two."""
+    return not isinstance(given, list | tuple) or (
+        isinstance(given, tuple) and len(given) == 2 and not isinstance(given[1], str | tuple)
+    )
+
+
+def _split(name: str, entry: object) -> tuple[PeerId | None, str, int]:
+    """Pin, host text without brackets, and port."""
+    if isinstance(entry, tuple):
+        if len(entry) != 2:
+            _refuse(name, entry, "an address is (host, port)")
+        host, port = entry
+        if isinstance(host, ipaddress.IPv4Address | ipaddress.IPv6Address):
+            host = str(host)
+        if not isinstance(host, str):
+            _refuse(name, entry, "the host must be str")
+        if isinstance(port, bool) or not isinstance(port, int):
+            _refuse(name, entry, "the port must be int")
+        host = host.strip()
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        return None, host, _port(name, entry, port)
+    if not isinstance(entry, str):
+        _refuse(name, entry, "not an address: expected 'host:port', '[v6]:port' or (host, port)")
+    pin, text = None, entry.strip()
+    if "@" in text:
+        before, _, text = text.rpartition("@")
+        try:
+            pin = PeerId.parse(before)
+        except IdentityError as error:
+            _refuse(name, entry, f"before '@': {error}")
+    if text.startswith("["):
+        host, bracket, port_text = text[1:].rpartition("]:")
+        if not bracket or ":" not in host:
+            _refuse(name, entry, "expected '[IPv6 address]:port'")
+    else:
+        host, colon, port_text = text.rpartition(":")
+        if not colon:
+            _refuse(name, entry, "no port; expected 'host:port'")
+        if ":" in host:
+            _refuse(name, entry, "an IPv6 address needs brackets: '[address]:port'")
+    if not (port_text.isascii() and port_text.isdigit() and len(port_text) <= 5):
+        _refuse(name, entry, "the port must be a number")
+    return pin, host, _port(name, entry, int(port_text))
+
+
+def _port(name: str, entry: object, port: int) -> int:
+    if not 1 <= port <= 65_535:
+        _refuse(name, entry, "the port must be between 1 and 65535")
+    return port
+
+
+def _literal(name: str, entry: object, host: str) -> str | None:
+    """The canonical text of an IP address, or None for a well-formed host name."""
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        _check_host(name, entry, host)
+        return None
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if ip.is_unspecified or ip.is_multicast or ip == ipaddress.IPv4Address("255.255.255.255"):
+        _refuse(name, entry, "no single host has this address")
+    if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None and not ip.scope_id.isdigit():
+        try:
+            return f"{str(ip).partition('%')[0]}%{socket.if_nametoindex(ip.scope_id)}"
+        except OSError:
+            _refuse(name, entry, f"there is no network interface {ip.scope_id!r}")
+    return str(ip)
+
+
+def _check_host(name: str, entry: object, host: str) -> None:
+    try:
+        ascii_host = host.rstrip(".").encode("idna").decode() if not host.isascii() else host.rstrip(".")
+    except UnicodeError:
+        _refuse(name, entry, "not a host name")
+    labels = ascii_host.split(".")
+    if len(ascii_host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        _refuse(name, entry, "not a host name")
+    if labels[-1].isdigit():
+        _refuse(name, entry, "not an IPv4 address")  # RFC 1123 section 2.1: a host name never looks like one
+
+
+def _refuse(name: str, entry: object, why: str) -> NoReturn:
+    shown = ascii(entry)
+    raise ValueError(f"peer {name!r}: {shown if len(shown) <= 200 else shown[:200] + '...'}: {why}")

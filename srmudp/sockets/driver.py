@@ -1,0 +1,561 @@
+"""The threads around an endpoint: one lock, a receiver thread, a timer thread and the way out to the wire.
+
+Flow and locks
+--------------
+* ``_lock`` guards the endpoint and all below it. Every thread goes through :meth:`Driver.run`: take the lock, call
+  the endpoint, collect its output into plain queues, let the lock go, then transmit. Under the lock there is no
+  system call, no hook and no wait for a queue; putting into a ``SimpleQueue`` and waking a baton never wait and are
+  allowed.
+* ``_out`` is the transmit queue. It is filled under ``_lock``, so datagrams are in the order in which they were
+  sealed, and emptied under ``_send_lock``, which is only ever taken without waiting.
+* Both locks are re-entrant *and* carry a flag. A signal handler runs on top of whatever its thread was doing. It
+  may find that this thread holds the lock, and the flag tells it whether the endpoint was being changed at that
+  moment: the flag is raised after the lock is taken and lowered before it is let go, so there is no moment at which
+  the handler would wait for the frame below it. It gets :class:`Reentered` instead and the work is deferred to the
+  timer thread.
+
+No wake-up is lost
+------------------
+A thread appends to ``_out`` *before* it tries ``_send_lock``. If the try fails, some holder H has the lock, and H
+looks at ``_out`` again *after* letting go. The append came before the failed try, the failed try before H's letting
+go, and that before H's look: H sees it. The same holds for ``_more`` (the endpoint has further output), raised
+before the try. If H stops because the transport would block, ``_blocked`` is set and the receiver thread is woken
+to wait for writability; it is the only one to clear ``_blocked`` and empties the queue afterwards; should it find
+the lock taken, H's second look finds ``_blocked`` cleared and goes on. If H has sent its share (``_SHARE``) it
+wakes the receiver thread to go on in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Sequence
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from ..exceptions import LocalProtocolError, SocketClosed
+from .waiting import Baton, Poller, Topics, Wakeup
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ..peers.endpoint import Endpoint, Transmit
+    from ..protocol.events import Event
+    from ..transports.base import Batch, Transport
+
+    Fault = tuple[type[BaseException], BaseException, TracebackType | None]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = logging.getLogger("srmudp.sockets")
+
+_BACKLOG = 16
+"""Sealed batches in the transmit queue at most. More would be sealed too early and hold the lock for too long."""
+_SHARE = 128
+"""Batches one call sends before it leaves the rest to the receiver thread, so that ``send`` returns to its caller."""
+_BURST = 64
+"""Batches read before they are handled."""
+_HOLD = 0.002
+"""Seconds the receiver thread keeps the lock at most while senders may want it."""
+_TICK = 0.0001
+"""Shortest sleep of the timer thread in seconds; pacing keeps credit for far more."""
+_EMPTY_TURNS = 64
+"""Turns of the receiver thread without a result before it pauses: a descriptor in error is always ready."""
+
+
+class Reentered(LocalProtocolError):
+    """A signal handler interrupted this socket at work in the same thread, so the call cannot be made now."""
+
+    def __init__(self) -> None:
+        super().__init__("called from a signal handler that interrupted this socket; only send() and close() may be")
+
+
+class RateLimit:
+    """Says yes at most once per ``interval`` seconds. Thread-safe enough: two yeses at one instant do no harm."""
+
+    def __init__(self, interval: float = 1.0) -> None:
+        self._interval = interval
+        self._next = -inf
+        self.suppressed = 0
+
+    def __call__(self) -> bool:
+        now = monotonic()
+        if now < self._next:
+            self.suppressed += 1
+            return False
+        self._next = now + self._interval
+        return True
+
+
+class Driver:
+    """Runs one endpoint over one transport. Thread-safe unless a method says otherwise.
+
+    Args:
+        endpoint: the peers of the socket.
+        transport: non-blocking; closed by :meth:`shutdown`.
+        on_event: given each event and ``now`` under the lock; must not wait for anything.
+        on_output: called without the lock after each round, however short.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        transport: Transport,
+        on_event: Callable[[Event, float], None],
+        on_output: Callable[[], None],
+    ) -> None:
+        self.endpoint = endpoint
+        self.transport = transport
+        self.topics = Topics()
+        self.drops: Counter[str] = Counter()
+        self.stopped = False
+        self._on_event = on_event
+        self._on_output = on_output
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._busy = False
+        self._send_lock = threading.RLock()
+        self._sending = False
+        self._out: deque[Transmit] = deque()
+        self._more = False
+        self._blocked = False
+        self._jobs: deque[Any] = deque()
+        self._deferred: deque[Callable[[], None]] = deque()
+        self._faults: deque[tuple[str, Fault]] = deque(maxlen=4)
+        self._fault_rate = RateLimit()
+        self._stopping = False
+        self._sleep_until = -inf
+        self._baton = Baton()
+        self._wakeup = Wakeup()
+        self._poller = Poller(transport.fileno(), self._wakeup.fileno())
+        self._threads = [
+            threading.Thread(target=self._receive_loop, name="srmudp-receiver", daemon=True),
+            threading.Thread(target=self._timer_loop, name="srmudp-timer", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Start both threads. Called once, by the one who made the driver."""
+        for thread in self._threads:
+            thread.start()
+
+    # --- calls into the endpoint ---
+
+    def check_process(self) -> None:
+        """Return quietly in the process that made the socket. Takes no lock.
+
+        Raises:
+            LocalProtocolError: this is a child made by ``fork``; its copy of the keys must never seal anything.
+        """
+        if self._pid != os.getpid():
+            raise LocalProtocolError("this socket belongs to the parent process; make a new one after fork()")
+
+    def run(self, work: Callable[Concatenate[float, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``work(now, ...)`` returns, called under the lock; its output is on the wire or queued afterwards.
+
+        Raises:
+            Reentered: a signal handler interrupted this thread while it was at work here.
+            SocketClosed: the driver has been shut down.
+            LocalProtocolError: in a child process.
+        """
+        self.check_process()
+        with self._lock:
+            if self._busy:
+                raise Reentered
+            try:
+                self._busy = True
+                if self.stopped:
+                    raise SocketClosed("the socket is closed")
+                now = monotonic()
+                result = work(now, *args, **kwargs)
+                self._collect(now)
+            except BaseException as error:
+                self._interrupted(error)
+                raise
+            finally:
+                self._busy = False
+        if self._jobs:
+            self._baton.wake()  # key agreement is slow: not in the caller's thread
+        if self._transmit():
+            self._wakeup.set()
+        self._on_output()
+        return result
+
+    def peek(self, look: Callable[Concatenate[float, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``look(now, ...)`` returns, called under the lock. For reading only; works after :meth:`shutdown` too.
+
+        Raises:
+            Reentered, LocalProtocolError: as :meth:`run`.
+        """
+        self.check_process()
+        with self._lock:
+            if self._busy:
+                raise Reentered
+            try:
+                self._busy = True
+                return look(monotonic(), *args, **kwargs)
+            finally:
+                self._busy = False
+
+    def wait_until(
+        self, check: Callable[[float], T | None], topics: Sequence[Hashable], deadline: float | None
+    ) -> T | None:
+        """What ``check(now)`` returns as soon as that is not None, or None when ``deadline`` has passed.
+
+        ``check`` is called under the lock at once and whenever one of ``topics`` was woken; looking and lining up
+        for the next wake-up are one step under the lock.
+
+        Args:
+            deadline: ``time.monotonic()`` seconds, or None to wait for ever.
+        """
+        baton = Baton()
+
+        def look(now: float) -> T | None:
+            result = check(now)
+            if result is None:
+                self.topics.add(topics, baton)
+            return result
+
+        while True:
+            try:
+                result = self.run(look)
+                remaining = None if deadline is None else deadline - monotonic()
+                if result is not None or (remaining is not None and remaining <= 0):
+                    return result
+                baton.sleep(remaining)
+            finally:
+                self._forget(topics, baton)
+
+    def _forget(self, topics: Sequence[Hashable], baton: Baton) -> None:
+        with self._lock:
+            if not self._busy:  # else: a signal handler; a baton too many in the list is harmless
+                self.topics.discard(topics, baton)
+
+    def defer(self, work: Callable[[], None]) -> None:
+        """Have the timer thread call ``work()`` without the lock. Takes no lock: for signal handlers and finalizers."""
+        self._deferred.append(work)
+        self._baton.wake()
+
+    def interrupted_here(self) -> bool:
+        """True if this thread is at work here further down its stack: a signal handler asks."""
+        with self._lock:
+            if self._busy:
+                return True
+        try:
+            return self._send_lock.acquire(blocking=False) and self._sending
+        finally:
+            self._release_send_lock()
+
+    def is_own_thread(self) -> bool:
+        """True if called by the receiver or the timer thread."""
+        return threading.current_thread() in self._threads
+
+    def _interrupted(self, error: BaseException) -> None:
+        """Under the lock: ``error`` left a call to the endpoint half done."""
+        if not isinstance(error, Exception) or isinstance(error, MemoryError | RecursionError):
+            # Half-changed state must not be gone on with: the endpoint gives up the session it touched.
+            handler = getattr(self.endpoint, "handle_interrupted", None)
+            if handler is not None:
+                handler(monotonic())
+        self._baton.wake()  # output that was made before the error is collected by the timer thread
+
+    def _collect(self, now: float) -> None:
+        """Under the lock: drain the endpoint in the order it asks for."""
+        endpoint = self.endpoint
+        while (job := endpoint.next_job()) is not None:
+            self._jobs.append(job)
+        out = self._out
+        self._more = True
+        while len(out) < _BACKLOG:
+            transmit = endpoint.poll_transmit(now)
+            if transmit is None:
+                self._more = False
+                break
+            out.append(transmit)
+        deadline = endpoint.next_timer()
+        if deadline is not None and deadline < self._sleep_until:
+            # Woken first and noted second: an interrupt in between costs a needless turn, never a missed deadline.
+            self._baton.wake()
+            self._sleep_until = -inf
+        while (event := endpoint.next_event()) is not None:
+            try:
+                self._on_event(event, now)
+            except Exception as error:
+                self._fault("event", error)
+
+    # --- the way out ---
+
+    def _transmit(self) -> bool:
+        """Send what is queued, sealing more while the endpoint has it; the proof is in the module's docstring.
+
+        Returns:
+            True if this call has done its share and something is left for the receiver thread.
+        """
+        share = _SHARE
+        while share > 0:
+            if self._out and not self._blocked:
+                try:
+                    if not self._send_lock.acquire(blocking=False) or self._sending:
+                        return False  # the holder looks again; or it is the frame below this signal handler
+                    try:
+                        self._sending = True
+                        share = self._send(share)
+                    finally:
+                        self._sending = False
+                except BaseException:
+                    self._wakeup.set()
+                    raise
+                finally:
+                    # An interrupt may strike between taking the lock and the next instruction, so the lock itself is
+                    # asked whose it is.
+                    self._release_send_lock()
+            elif self._more and not self._blocked:
+                with self._lock:
+                    if self._busy or self.stopped:
+                        return False
+                    try:
+                        self._busy = True
+                        self._collect(monotonic())
+                    except BaseException as error:
+                        self._interrupted(error)
+                        raise
+                    finally:
+                        self._busy = False
+            else:
+                return False
+        return self._more or bool(self._out)
+
+    def _send(self, share: int) -> int:
+        """Under the send lock: at most ``share`` batches to the transport. Returns what is left of the share."""
+        out, send_batch = self._out, self.transport.send_batch
+        while out and share > 0 and not self.stopped:
+            # Taken out first: an interrupt loses the batch, as a network may, and never sends it twice.
+            payload, segment_size, destination = transmit = out.popleft()
+            sent = send_batch(payload, segment_size, destination)
+            share -= 1
+            if sent < len(payload):
+                out.appendleft(transmit._replace(payload=payload[sent:]))
+                self._blocked = True
+                self._wakeup.set()
+                break
+        return share
+
+    def _release_send_lock(self) -> None:
+        try:
+            self._send_lock.release()
+        except RuntimeError:  # another thread has it
+            pass
+
+    def _run_jobs(self) -> None:
+        """Key agreement, outside the lock, by the receiver and the timer thread only."""
+        while self._jobs:
+            try:
+                job = self._jobs.popleft()
+            except IndexError:  # the other thread was faster
+                return
+            try:
+                job.run()
+                with self._lock:
+                    if self.stopped:
+                        return
+                    try:
+                        self._busy = True
+                        now = monotonic()
+                        self.endpoint.finish_job(job, now)
+                        self._collect(now)
+                    finally:
+                        self._busy = False
+            except Exception as error:
+                self._fault("job", error)
+            self._transmit_by_thread()
+
+    def _transmit_by_thread(self) -> None:
+        """:meth:`_transmit` and all that follows it, on one of our own threads."""
+        if self._transmit():
+            self._wakeup.set()
+        self._on_output()
+        if self._faults:
+            self._log_faults()
+
+    # --- the receiver thread ---
+
+    def _receive_loop(self) -> None:
+        empty = 0
+        while not self._stopping:
+            try:
+                woken, writable = self._poller.wait(writing=self._blocked, timeout=None)
+                if woken:
+                    self._wakeup.clear()
+                if writable:
+                    self._blocked = False
+                if woken or writable:
+                    self._transmit_by_thread()
+                if self._read() or woken or writable:
+                    empty = 0
+                else:
+                    empty += 1
+                    if empty > _EMPTY_TURNS:
+                        time.sleep(0.001)
+            except Exception as error:
+                self._fault("receiver", error)
+                self._log_faults()
+                time.sleep(0.01)
+
+    def _read(self) -> bool:
+        """Read and handle all that has come. Returns whether anything had."""
+        receive_batch = self.transport.receive_batch
+        any_came = False
+        while not self._stopping:
+            batches: list[Batch] = []
+            ended = False
+            for _ in range(_BURST):
+                batch = receive_batch()
+                if batch is None:
+                    ended = True
+                    break
+                batches.append(batch)
+            if not batches and not any_came:
+                return False
+            any_came = True
+            self._handle(batches, ended)
+            if ended:
+                break
+        return any_came
+
+    def _handle(self, batches: list[Batch], ended: bool) -> None:
+        """Feed ``batches`` to the endpoint, letting go of the lock every now and then."""
+        endpoint, index, count = self.endpoint, 0, len(batches)
+        while True:
+            with self._lock:
+                if self.stopped:
+                    return
+                try:
+                    self._busy = True
+                    now = monotonic()
+                    limit = now + _HOLD
+                    while index < count and now < limit:
+                        buffer, segment_size, source = batches[index]
+                        index += 1
+                        try:
+                            endpoint.handle_batch(buffer, segment_size, source, now)
+                        except Exception as error:
+                            self._fault("batch", error)
+                        now = monotonic()
+                    if index == count and ended:
+                        try:
+                            endpoint.handle_burst_end(now)
+                        except Exception as error:
+                            self._fault("burst", error)
+                    self._collect(now)
+                finally:
+                    self._busy = False
+            self._transmit_by_thread()
+            self._run_jobs()
+            if index == count:
+                return
+
+    # --- the timer thread ---
+
+    def _timer_loop(self) -> None:
+        while not self._stopping:
+            try:
+                deadline = self._turn()
+                self._transmit_by_thread()
+                self._run_jobs()
+                while self._deferred:
+                    self._deferred.popleft()()
+            except Exception as error:
+                self._fault("timer", error)
+                self._log_faults()
+                deadline = monotonic() + 0.05  # an endpoint that fails at each turn must not take a core
+            self._baton.sleep(None if deadline is None else max(_TICK, deadline - monotonic()))
+
+    def _turn(self) -> float | None:
+        """Let the endpoint see to what is due. Returns when to do so again."""
+        endpoint = self.endpoint
+        with self._lock:
+            if self.stopped:
+                return None
+            try:
+                self._busy = True
+                self._sleep_until = -inf  # awake: nobody needs to wake this thread
+                now = monotonic()
+                deadline = endpoint.next_timer()
+                if deadline is not None and deadline <= now:
+                    endpoint.handle_timer(now)
+                self._collect(now)
+                deadline = endpoint.next_timer()
+                # From here on an earlier deadline wakes this thread.
+                self._sleep_until = inf if deadline is None else deadline
+                return deadline
+            finally:
+                self._busy = False
+
+    # --- faults and the end ---
+
+    def _fault(self, where: str, error: Exception) -> None:
+        """Count a fault of our own; it is logged once no lock is held."""
+        self.drops["internal_error"] += 1
+        if self._fault_rate():
+            self._faults.append((where, (type(error), error, error.__traceback__)))
+
+    def _log_faults(self) -> None:
+        while self._faults:
+            try:
+                where, info = self._faults.popleft()
+            except IndexError:
+                return
+            log.error("! internal error (%s): this is a bug in srmudp, please report it", where, exc_info=info)
+
+    def flush_output(self, limit: float) -> None:
+        """Send what is queued, waiting up to ``limit`` seconds for room in the system's buffer."""
+        deadline = monotonic() + limit
+        while self._transmit() or (self._blocked and self._out):
+            if monotonic() >= deadline:
+                return
+            time.sleep(0.001)  # the receiver thread sees to it
+
+    def stop(self, limit: float = 5.0) -> bool:
+        """End the threads, close the descriptors and refuse further calls. Idempotent.
+
+        Args:
+            limit: seconds the threads are waited for.
+
+        Returns:
+            False if a thread is still running: the calling one (it ends on return) or one that hangs.
+        """
+        self._stopping = True
+        with self._lock:
+            self.stopped = True
+            self.topics.wake_all()
+        self._wakeup.set()
+        self._baton.wake()
+        deadline = monotonic() + limit
+        for thread in self._threads:
+            if thread is not threading.current_thread() and thread.ident is not None:
+                thread.join(max(0.0, deadline - monotonic()))
+        self._wakeup.close()
+        locked = self._send_lock.acquire(timeout=1.0)  # let a thread that is sending come to its end
+        try:
+            self._out.clear()
+            self.transport.close()
+        finally:
+            if locked:
+                self._send_lock.release()
+        self._jobs.clear()
+        while self._deferred:  # they find the socket closed and say so
+            with contextlib.suppress(SocketClosed):
+                self._deferred.popleft()()
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def abandon(self) -> None:
+        """In a child after ``fork``: give up keys and descriptors; takes no lock, seals nothing and sends nothing."""
+        self.stopped = self._stopping = True
+        self._wakeup.close()
+        self.transport.close()
+        del self.endpoint

@@ -1,0 +1,305 @@
+"""The hook thread: message hooks, event hooks, the ``accept`` question and whatever else may take its time.
+
+Nothing here runs under the endpoint lock or on the receiver thread, and the thread exists only once something needs
+it.
+
+Order is kept when hooks come and go. Under the lock, an arriving message goes to the hook thread if there is a hook
+*or* a message of before still waits there, and to the inbox otherwise; the hook thread passes what it finds without
+a hook on to the inbox. When the first hook comes, what waits in the inbox is moved over.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, Full, SimpleQueue
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from ..exceptions import LocalProtocolError, SocketClosed
+from ..models import Message, PeerEvent
+from .driver import RateLimit
+
+if TYPE_CHECKING:
+    from ..protocol.events import MessageArrived
+    from .delivery import Inbox
+    from .driver import Driver
+
+log = logging.getLogger("srmudp.hooks")
+
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+
+_RETRY = 0.005
+"""Seconds between looks at a full queue: the standard ``Queue`` has no way to tell a producer that there is room."""
+_EVENT_BACKLOG = 10_000
+"""Events waiting for a slow hook at most; more are dropped and counted."""
+
+
+class Putting(Protocol[T_contra]):
+    """A thread-safe queue, such as ``queue.Queue`` or ``queue.SimpleQueue``."""
+
+    def put_nowait(self, item: T_contra, /) -> object: ...
+
+
+MessageHook = Callable[[Message], object] | Putting[Message]
+"""Called with each message, or a queue each message is put into."""
+EventHook = Callable[[PeerEvent], object] | Putting[PeerEvent]
+"""Called with each event, or a queue each event is put into."""
+
+
+class _Parcel:
+    """A message on its way through the hooks; ``done`` are those that have it."""
+
+    __slots__ = ("arrived", "done", "message")
+
+    def __init__(self, message: Message, arrived: MessageArrived) -> None:
+        self.message = message
+        self.arrived = arrived
+        self.done: list[MessageHook] = []
+
+
+def check_hook(hook: object, *, what: str) -> None:
+    """Return quietly if ``hook`` can be called or put into from another thread.
+
+    Raises:
+        TypeError: neither, or a queue that belongs to an event loop.
+    """
+    if type(hook).__module__.split(".")[0] == "asyncio":
+        raise TypeError("an asyncio queue is not thread-safe: use lambda m: loop.call_soon_threadsafe(q.put_nowait, m)")
+    if inspect.iscoroutinefunction(hook):
+        raise TypeError(f"{what} cannot be a coroutine function: nothing would await it")
+    if not callable(hook) and not callable(getattr(hook, "put_nowait", None)):
+        raise TypeError(f"{what} must be callable or a queue.Queue, not {type(hook).__name__}")
+
+
+class Hooks:
+    """Registered hooks of one socket and the thread that runs them."""
+
+    def __init__(self, driver: Driver, inbox: Inbox) -> None:
+        self._driver = driver
+        self._inbox = inbox
+        self._queue: SimpleQueue[_Parcel | PeerEvent | Callable[[], None] | None] = SimpleQueue()
+        self._message_hooks: tuple[MessageHook, ...] = ()
+        self._event_hooks: tuple[EventHook, ...] = ()
+        self._backlog = 0  # parcels put and not yet taken or passed on; under the lock
+        self._parked: dict[str, deque[_Parcel]] = {}  # by peer, oldest first; the hook thread's own
+        self._next_retry = 0.0
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._start_lock = threading.Lock()
+        self._complaint = RateLimit()
+
+    # --- registration, any thread ---
+
+    def add_message_hook(self, hook: MessageHook) -> None:
+        """Have ``hook`` given each message from now on, and those that wait in the inbox. A second time is ignored."""
+        check_hook(hook, what="a message hook")
+        self.start()
+        self._driver.run(self._add_message_hook, hook)
+
+    def _add_message_hook(self, now: float, hook: MessageHook) -> None:
+        if hook in self._message_hooks:
+            return
+        first = not self._message_hooks
+        self._message_hooks = (*self._message_hooks, hook)
+        if first:
+            for message, arrived in self._inbox.drain():
+                self._put(_Parcel(message, arrived))
+
+    def remove_message_hook(self, hook: MessageHook) -> None:
+        """Undo :meth:`add_message_hook`.
+
+        Raises:
+            ValueError: it is not registered.
+        """
+        self._driver.run(self._remove_message_hook, hook)
+
+    def _remove_message_hook(self, now: float, hook: MessageHook) -> None:
+        self._message_hooks = _without(self._message_hooks, hook)
+
+    def add_event_hook(self, hook: EventHook) -> None:
+        """Have ``hook`` given each event from now on. A second time is ignored."""
+        check_hook(hook, what="an event hook")
+        self.start()
+        self._driver.run(self._add_event_hook, hook)
+
+    def _add_event_hook(self, now: float, hook: EventHook) -> None:
+        if hook not in self._event_hooks:
+            self._event_hooks = (*self._event_hooks, hook)
+
+    def remove_event_hook(self, hook: EventHook) -> None:
+        """Undo :meth:`add_event_hook`.
+
+        Raises:
+            ValueError: it is not registered.
+        """
+        self._driver.run(self._remove_event_hook, hook)
+
+    def _remove_event_hook(self, now: float, hook: EventHook) -> None:
+        self._event_hooks = _without(self._event_hooks, hook)
+
+    # --- from the engine, under the endpoint lock ---
+
+    def deliver(self, message: Message, arrived: MessageArrived) -> None:
+        """Hand a message to the hooks, or to the inbox if there are none."""
+        if self._message_hooks or self._backlog:
+            self._put(_Parcel(message, arrived))
+        else:
+            self._inbox.put((message, arrived))
+
+    def _put(self, parcel: _Parcel) -> None:
+        self._backlog += 1
+        self._queue.put(parcel)
+
+    def announce(self, event: PeerEvent) -> None:
+        """Hand an event to the event hooks, if there are any."""
+        if self._event_hooks:
+            if self._queue.qsize() - self._backlog > _EVENT_BACKLOG:
+                self._driver.drops["event_queue_full"] += 1
+            else:
+                self._queue.put(event)
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Have ``work()`` called on the hook thread, which must have been started."""
+        self._queue.put(work)
+
+    # --- the thread ---
+
+    def start(self) -> None:
+        """Start the hook thread unless it runs. Not under the endpoint lock."""
+        with self._start_lock:
+            if self._thread is None and not self._stopping:
+                self._thread = threading.Thread(target=self._loop, name="srmudp-hooks", daemon=True)
+                self._thread.start()
+
+    def is_current_thread(self) -> bool:
+        """True if called from a hook."""
+        return self._thread is threading.current_thread()
+
+    def stop(self, limit: float) -> bool:
+        """End the thread once the hook it is in returns. Idempotent.
+
+        Args:
+            limit: seconds to wait for that.
+
+        Returns:
+            False if it still runs.
+        """
+        self._stopping = True
+        self._queue.put(None)
+        thread = self._thread
+        if thread is None:
+            return True
+        if thread is not threading.current_thread():
+            thread.join(max(0.0, limit))
+        return not thread.is_alive()
+
+    def _loop(self) -> None:
+        while not self._stopping:
+            try:
+                item = self._queue.get(timeout=_RETRY if self._parked else None)
+            except Empty:
+                item = None
+            try:
+                if isinstance(item, _Parcel):
+                    self._accept(item)
+                elif isinstance(item, PeerEvent):
+                    self._announce(item)
+                elif item is not None:
+                    item()
+                if self._parked and monotonic() >= self._next_retry:
+                    self._retry()
+            except SocketClosed:
+                return
+            except BaseException:  # a hook may raise anything, SystemExit included; the next message still comes
+                self._complain("a hook")
+
+    def _accept(self, parcel: _Parcel) -> None:
+        """Give a message to the hooks, unless one of the same peer is parked before it."""
+        parked = self._parked.get(parcel.message.peer)
+        if parked is not None:
+            parked.append(parcel)
+        elif not self._offer(parcel):
+            self._parked[parcel.message.peer] = deque([parcel])
+            self._next_retry = monotonic() + _RETRY
+
+    def _retry(self) -> None:
+        for peer, parcels in list(self._parked.items()):
+            while parcels and self._offer(parcels[0]):
+                parcels.popleft()
+            if not parcels:
+                del self._parked[peer]
+        self._next_retry = monotonic() + _RETRY
+
+    def _offer(self, parcel: _Parcel) -> bool:
+        """Give a message to all hooks that have not got it. False if a queue among them is full."""
+        hooks, done, full = self._message_hooks, parcel.done, False
+        if not hooks and not done:
+            self._driver.run(self._pass_on, parcel)
+            return True
+        for hook in hooks:
+            if hook in done:
+                continue
+            try:
+                _give(hook, parcel.message)
+            except Full:
+                if not callable(hook):
+                    full = True
+                    continue
+                self._complain(repr(hook))
+            except BaseException:
+                self._complain(repr(hook))
+            done.append(hook)
+        if full:
+            return False
+        self._driver.run(self._taken, parcel)
+        return True
+
+    def _pass_on(self, now: float, parcel: _Parcel) -> None:
+        self._backlog -= 1
+        self._inbox.put((parcel.message, parcel.arrived))
+
+    def _taken(self, now: float, parcel: _Parcel) -> None:
+        self._backlog -= 1
+        self._driver.endpoint.message_taken(parcel.arrived, now)
+
+    def _announce(self, event: PeerEvent) -> None:
+        for hook in self._event_hooks:
+            try:
+                _give(hook, event)
+            except Full:
+                self._driver.drops["event_queue_full"] += 1
+            except BaseException:
+                self._complain(repr(hook))
+
+    def _complain(self, hook: str) -> None:
+        if self._complaint():
+            log.exception("! %s raised; the next message still comes", hook)
+
+
+def ask(question: Callable[[], object]) -> bool:
+    """The truth of ``question()``; an exception means no and is logged."""
+    try:
+        return bool(question())
+    except (SocketClosed, LocalProtocolError):
+        return False
+    except Exception:
+        log.exception("! accept raised: the stranger is refused")
+        return False
+
+
+def _give(hook: Callable[[T], object] | Putting[T], item: T) -> None:
+    if callable(hook):
+        hook(item)
+    else:
+        hook.put_nowait(item)
+
+
+def _without(hooks: tuple[Any, ...], hook: object) -> tuple[Any, ...]:
+    if hook not in hooks:
+        raise ValueError(f"not registered: {hook!r}")
+    return tuple(h for h in hooks if h != hook)

@@ -1,0 +1,141 @@
+"""The resolver thread: host names to addresses, away from every thread that has something better to do."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any
+
+from ..models import Address
+from .driver import RateLimit
+
+log = logging.getLogger("srmudp.resolver")
+
+_AT_MOST_EVERY = 5.0
+"""Seconds between two look-ups for one peer, however often they are wanted."""
+_RETRY_MAX = 60.0
+"""Seconds between attempts for a name that nobody knows, at most; from 1 s they double."""
+_MAX_ANSWERS = 8
+"""Addresses used of one name: a server's answer must not make us punch hundreds."""
+
+Hosts = Sequence[tuple[str, int]]
+
+
+class Resolver:
+    """Looks up the host names of peers when asked to, and again while there is no answer.
+
+    Args:
+        hosts_of: the names and ports wanted for a peer now; empty if it is gone. Called on the resolver thread.
+        resolved: given the peer, the hosts as asked and all addresses found. Called on the resolver thread.
+        getaddrinfo: as ``socket.getaddrinfo``.
+    """
+
+    def __init__(
+        self,
+        hosts_of: Callable[[str], Hosts],
+        resolved: Callable[[str, Hosts, list[Address]], None],
+        getaddrinfo: Callable[..., Sequence[tuple[Any, ...]]] | None = None,
+    ) -> None:
+        self._hosts_of = hosts_of
+        self._resolved = resolved
+        self._getaddrinfo = getaddrinfo or socket.getaddrinfo
+        self._wanted: SimpleQueue[str | None] = SimpleQueue()
+        self._due: dict[str, float] = {}  # the thread's own: peer -> time of its next look-up
+        self._last: dict[str, tuple[Hosts, float, int]] = {}  # peer -> hosts, time and failures in a row
+        self._thread: threading.Thread | None = None
+        self._start_lock = threading.Lock()
+        self._stopping = False
+        self._complaint = RateLimit()
+
+    def start(self) -> None:
+        """Start the thread unless it runs. Not under the endpoint lock."""
+        with self._start_lock:
+            if self._thread is None and not self._stopping:
+                self._thread = threading.Thread(target=self._loop, name="srmudp-resolver", daemon=True)
+                self._thread.start()
+
+    def want(self, peer: str) -> None:
+        """Have the names of ``peer`` looked up soon. Any thread, also under the endpoint lock; never waits."""
+        self._wanted.put(peer)
+
+    def stop(self, limit: float) -> bool:
+        """End the thread; a look-up in progress cannot be cut short, so it is left behind after ``limit`` seconds.
+
+        Returns:
+            False if it still runs.
+        """
+        self._stopping = True
+        self._wanted.put(None)
+        thread = self._thread
+        if thread is None:
+            return True
+        if thread is not threading.current_thread():
+            thread.join(max(0.0, limit))
+        return not thread.is_alive()
+
+    def _loop(self) -> None:
+        while not self._stopping:
+            try:
+                timeout = max(0.0, min(self._due.values()) - monotonic()) if self._due else None
+                peer = self._wanted.get(timeout=timeout)
+                if peer is not None:
+                    self._schedule(peer)
+            except Empty:
+                pass
+            now = monotonic()
+            for peer in [peer for peer, due in self._due.items() if due <= now]:
+                if self._is_stopping():
+                    return
+                del self._due[peer]
+                try:
+                    self._look_up(peer)
+                except Exception:
+                    if self._complaint():
+                        log.exception("! resolver")
+
+    def _is_stopping(self) -> bool:
+        return self._stopping
+
+    def _schedule(self, peer: str) -> None:
+        now = monotonic()
+        last = self._last.get(peer)
+        # Other hosts than last time are looked up at once, the same ones not again so soon.
+        earliest = now if last is None or last[0] != self._hosts_of(peer) else last[1] + _AT_MOST_EVERY
+        self._due[peer] = min(self._due.get(peer, earliest), earliest)
+
+    def _look_up(self, peer: str) -> None:
+        hosts = self._hosts_of(peer)
+        if not hosts:
+            self._last.pop(peer, None)
+            return
+        found: dict[Address, None] = {}
+        failed = 0
+        for host, port in hosts:
+            try:
+                answers = self._getaddrinfo(host, port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP)
+            except (OSError, UnicodeError) as error:
+                failed += 1
+                if self._complaint():
+                    log.info("! %s: cannot look up %s: %s", peer, host, error)
+                continue
+            for answer in answers[:_MAX_ANSWERS]:
+                if answer[0] in (socket.AF_INET, socket.AF_INET6):
+                    found[_address(answer[4])] = None
+        now = monotonic()
+        failures = self._last[peer][2] + 1 if failed and peer in self._last else int(failed > 0)
+        self._last[peer] = (hosts, now, failures)
+        if failed:
+            self._due[peer] = now + min(_RETRY_MAX, 2.0 ** (failures - 1))
+        if found and not self._stopping:
+            self._resolved(peer, hosts, list(found))
+
+
+def _address(sockaddr: tuple[Any, ...]) -> Address:
+    host, port = str(sockaddr[0]), int(sockaddr[1])
+    if len(sockaddr) == 4 and sockaddr[3] and "%" not in host:
+        host = f"{host}%{sockaddr[3]}"  # the scope of a link-local address
+    return Address(host, port)

@@ -1,0 +1,182 @@
+"""Waiting and waking with raw locks: cheaper than ``threading.Condition`` and safe to use beside signal handlers.
+
+A *baton* is a plain lock that is born taken: waiting is taking it with a time limit, waking is letting it go.
+Letting go of a free one means that the wake-up is pending already, so that error is swallowed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import sys
+import threading
+from collections.abc import Hashable, Iterable
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_SLICE = 0.2 if sys.platform == "win32" else threading.TIMEOUT_MAX
+"""Longest single wait in seconds. On Windows a thread that waits for a lock does not notice Ctrl-C."""
+
+
+class Baton:
+    """One sleeper, any number of wakers. A wake-up that comes before the sleep is not lost; several count as one."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wake(self) -> None:
+        """Let the sleeper go on. Any thread, also a signal handler; never blocks."""
+        with contextlib.suppress(RuntimeError):
+            self._lock.release()
+
+    def sleep(self, timeout: float | None) -> bool:
+        """Wait to be woken.
+
+        Args:
+            timeout: seconds, or None for ever.
+
+        Returns:
+            True if woken, False when the time was over.
+        """
+        if timeout is not None and timeout <= _SLICE:
+            return self._lock.acquire(timeout=max(0.0, timeout))
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            remaining = _SLICE if deadline is None else min(_SLICE, deadline - monotonic())
+            if self._lock.acquire(timeout=max(0.0, remaining)):
+                return True
+            if deadline is not None and monotonic() >= deadline:
+                return False
+
+
+def take(queue: SimpleQueue[T], timeout: float | None) -> T:
+    """The next item of ``queue``; Ctrl-C ends the wait on every system.
+
+    Raises:
+        Empty: nothing came within ``timeout`` seconds (None: wait for ever).
+    """
+    if timeout is not None and timeout <= 0:
+        return queue.get_nowait()
+    if _SLICE == threading.TIMEOUT_MAX:
+        return queue.get(timeout=None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+    deadline = None if timeout is None else monotonic() + timeout
+    while True:
+        remaining = _SLICE if deadline is None else min(_SLICE, deadline - monotonic())
+        try:
+            return queue.get(timeout=max(0.0, remaining))
+        except Empty:
+            if deadline is not None and monotonic() >= deadline:
+                raise
+
+
+class Topics:
+    """Batons waiting for something to change, by topic. Every method is called under the endpoint lock."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: dict[Hashable, list[Baton]] = {}
+
+    def add(self, topics: Iterable[Hashable], baton: Baton) -> None:
+        """Have ``baton`` woken, once, by whichever topic comes first."""
+        for topic in topics:
+            self._waiting.setdefault(topic, []).append(baton)
+
+    def discard(self, topics: Iterable[Hashable], baton: Baton) -> None:
+        """Forget a baton that no longer waits; unknown ones are ignored."""
+        for topic in topics:
+            batons = self._waiting.get(topic)
+            if batons is not None and baton in batons:
+                batons.remove(baton)
+                if not batons:
+                    del self._waiting[topic]
+
+    def wake(self, topic: Hashable) -> None:
+        """Wake all who wait for ``topic``. They look under the lock for what they need and wait again if it is gone."""
+        if self._waiting:
+            for baton in self._waiting.pop(topic, ()):
+                baton.wake()
+
+    def wake_all(self) -> None:
+        """Wake everybody: the socket is closing."""
+        waiting, self._waiting = self._waiting, {}
+        for batons in waiting.values():
+            for baton in batons:
+                baton.wake()
+
+
+class Wakeup:
+    """A pair of connected sockets: a descriptor that can be made readable and quiet again.
+
+    A socket pair and not a pipe or eventfd, for Windows can wait for nothing else beside a UDP socket.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def fileno(self) -> int:
+        """The descriptor to wait on; -1 after :meth:`close`."""
+        return self._reader.fileno()
+
+    def set(self) -> None:
+        """Make it readable. Any thread; never blocks and never raises."""
+        with contextlib.suppress(OSError):  # full: it is readable already; closed: nobody waits
+            self._writer.send(b"\0")
+
+    def clear(self) -> None:
+        """Make it quiet. One thread at a time."""
+        with contextlib.suppress(OSError):
+            while len(self._reader.recv(4096)) == 4096:
+                pass
+
+    def close(self) -> None:
+        """Release both descriptors. Idempotent."""
+        self._reader.close()
+        self._writer.close()
+
+
+class Poller:
+    """Waits for a transport or a :class:`Wakeup`; the receiver thread's only place to sleep."""
+
+    def __init__(self, transport: int, wakeup: int) -> None:
+        self._transport, self._wakeup = transport, wakeup
+        self._writing = False
+        self._poll: select.poll | None = None
+        if hasattr(select, "poll"):
+            self._poll = select.poll()
+            self._poll.register(transport, select.POLLIN)
+            self._poll.register(wakeup, select.POLLIN)
+
+    def wait(self, *, writing: bool, timeout: float | None) -> tuple[bool, bool]:
+        """Sleep until the transport is readable, woken, or (with ``writing``) writable.
+
+        Args:
+            writing: whether room to write is waited for too.
+            timeout: seconds, or None for ever.
+
+        Returns:
+            Whether it was woken, and whether the transport is writable (always False without ``writing``).
+        """
+        if self._poll is None:
+            readers = [self._transport, self._wakeup]
+            ready = select.select(readers, [self._transport] if writing else [], [], timeout)
+            return self._wakeup in ready[0], bool(ready[1])
+        if writing is not self._writing:
+            self._poll.modify(self._transport, select.POLLIN | select.POLLOUT if writing else select.POLLIN)
+            self._writing = writing
+        woken = writable = False
+        for descriptor, event in self._poll.poll(None if timeout is None else timeout * 1000):
+            if descriptor == self._wakeup:
+                woken = True
+            elif event & ~select.POLLIN:
+                writable = writing
+        return woken, writable

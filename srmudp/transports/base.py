@@ -1,0 +1,57 @@
+"""What the sockets room asks of anything that moves datagrams."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from ..models import Address
+
+
+class Batch(NamedTuple):
+    """Datagrams of one sender, back to back: each ``segment_size`` bytes, the last may be shorter."""
+
+    buffer: bytes
+    segment_size: int
+    source: Address
+
+
+class Transport(Protocol):
+    """A non-blocking mover of datagrams. Understands none of them.
+
+    ``receive_batch`` is called by the receiver thread alone, ``send_batch`` by one thread at a time (the driver's send
+    lock); the two may run at once.
+    """
+
+    max_segments: int
+    """Datagrams one ``send_batch`` should carry at most: 1 without segmentation offload."""
+
+    def fileno(self) -> int:
+        """The descriptor to wait on for readability and writability."""
+        ...
+
+    def receive_batch(self) -> Batch | None:
+        """The next batch, or None when reading would block. Never raises because of the network."""
+        ...
+
+    def send_batch(self, payload: bytes, segment_size: int, destination: Address) -> int:
+        """Send ``payload`` cut into datagrams of ``segment_size``.
+
+        Returns:
+            Bytes handed over. Fewer than ``len(payload)`` (always a multiple of ``segment_size``) means that the rest
+            must wait until the descriptor is writable. What the system refuses for good (no route, no buffer, too
+            long) is counted in ``errors`` and reported as handed over: to the protocol it is loss.
+        """
+        ...
+
+    def local_address(self) -> Address:
+        """Where the transport is bound."""
+        ...
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Refusals by the system, counted by errno name."""
+        ...
+
+    def close(self) -> None:
+        """Release the descriptor. Idempotent; ``receive_batch`` then returns None."""
+        ...

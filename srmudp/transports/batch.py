@@ -1,0 +1,229 @@
+"""Several datagrams in one system call where Linux can (UDP GSO and GRO), one by one everywhere else.
+
+``sendmsg`` with the ancillary datum ``UDP_SEGMENT`` makes the kernel, or the network card, cut one buffer into
+datagrams (Linux 4.18); the socket option ``UDP_GRO`` joins what arrives back to back from one sender (Linux 5.0).
+Python does not name the constants; they are those of ``linux/udp.h``.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+SOL_UDP = 17
+UDP_SEGMENT = 103
+"""Ancillary datum on sending: segment size, unsigned 16 bits."""
+UDP_GRO = 104
+"""Socket option; the ancillary datum on receiving is the segment size as a C int."""
+
+MAX_SEGMENTS = 64
+"""Datagrams of one GSO call: ``UDP_MAX_SEGMENTS`` of Linux before 6.9 (128 since)."""
+MAX_BYTES = 64_000
+"""Bytes of one GSO call: a super-packet must fit 65,535 with its headers, and larger ones are cut up in software."""
+MAX_DATAGRAM = 65_535
+
+_ANCILLARY_SPACE = 64
+"""Bytes for the ancillary data of a read; one C int with its header takes 24 on a 64-bit Linux."""
+
+_GSO_REFUSALS = frozenset({errno.EMSGSIZE, errno.EINVAL, errno.EIO})
+_REFUSING_LIMIT = 1024
+"""Destinations remembered as refusing GSO; the oldest is forgotten first."""
+_RETRY_AFTER = 4096
+"""Batches sent datagram by datagram to such a destination before GSO is tried again: routes change."""
+_ERRORS_IN_A_ROW = 16
+"""Failing reads before ``receive`` gives up for now, so that a broken descriptor cannot hold its caller for ever."""
+
+SockAddr = tuple[Any, ...]
+"""``(host, port)`` or ``(host, port, flow, scope)`` as the socket module has it."""
+
+
+class BatchSocket:
+    """Reads and writes batches of datagrams on a bound, non-blocking UDP socket, in as few system calls as it can.
+
+    The socket stays the caller's, who closes it. One thread may send while another receives.
+
+    Args:
+        sock: the socket; its option ``UDP_GRO`` is set where there is one.
+        gso: False forces the plain path (``sendto`` and ``recvfrom``), the one of systems without offload.
+
+    Attributes:
+        sends_batches: segmentation offload is used for sending.
+        receives_batches: the system joins datagrams on receiving.
+        max_segments: datagrams that one system call sends at most; 1 on the plain path.
+    """
+
+    def __init__(self, sock: socket.socket, *, gso: bool = True) -> None:
+        self._sock = sock
+        self._send_errors: Counter[str] = Counter()  # one counter per direction: two threads count at once
+        self._receive_errors: Counter[str] = Counter()
+        self._refusing: dict[SockAddr, int] = {}  # destination -> batches until GSO is tried again
+        # By name, because Windows has neither.
+        self._sendmsg: Any = getattr(sock, "sendmsg", None)
+        self._recvmsg: Any = getattr(sock, "recvmsg", None)
+        gso = gso and sys.platform.startswith("linux") and self._sendmsg is not None and self._recvmsg is not None
+        self.sends_batches = gso and _has_segment(sock)
+        self.receives_batches = gso and _set_gro(sock)
+        self.max_segments = MAX_SEGMENTS if self.sends_batches else 1
+        self._ancillary_size = 0
+        self._ancillary: list[tuple[int, int, bytes]] = []
+
+    # -- receiving ------------------------------------------------------------------------------------------------
+
+    def receive(self) -> tuple[bytes, int, SockAddr] | None:
+        """The next batch as ``(bytes, segment size, source)``, or None when reading would block or the socket closed.
+
+        Empty datagrams are skipped and counted. Errors (those that ICMP messages leave on some systems among them) are
+        counted and read past. Never raises because of the network.
+        """
+        failures = 0
+        while failures < _ERRORS_IN_A_ROW:
+            try:
+                if self.receives_batches:
+                    data, ancillary, _flags, source = self._recvmsg(MAX_DATAGRAM, _ANCILLARY_SPACE)
+                else:
+                    data, source = self._sock.recvfrom(MAX_DATAGRAM)
+                    ancillary = []
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                if self._sock.fileno() < 0:
+                    return None
+                self._receive_errors[_name(error)] += 1
+                failures += 1
+                continue
+            size = len(data)
+            if not size:
+                self._receive_errors["empty"] += 1
+                failures = 0
+                continue
+            for level, kind, value in ancillary:
+                if level == SOL_UDP and kind == UDP_GRO:
+                    size = int.from_bytes(value[:4], sys.byteorder)
+            return data, size if 0 < size <= len(data) else len(data), source
+        return None
+
+    # -- sending --------------------------------------------------------------------------------------------------
+
+    def send(self, payload: bytes, segment_size: int, destination: SockAddr) -> int:
+        """Send ``payload`` as datagrams of ``segment_size`` bytes, the last maybe shorter; the bytes handed over.
+
+        Fewer than ``len(payload)`` (then a multiple of ``segment_size``) means that sending would block. What the
+        system refuses for good is counted and taken for handed over.
+
+        Where the system refuses a batch but takes its datagrams one by one, that is what the destination gets from then
+        on. A batch whose datagrams it refuses too (longer than the MTU) says nothing about GSO.
+
+        Raises:
+            ValueError: ``segment_size`` is below 1.
+        """
+        if segment_size < 1:
+            raise ValueError(f"segment_size must be at least 1, not {segment_size}")
+        size = len(payload)
+        if size <= segment_size:
+            return size if not size or self._send_one(payload, destination) != errno.EAGAIN else 0
+        view = memoryview(payload)
+        step = min(MAX_SEGMENTS, MAX_BYTES // segment_size) * segment_size
+        if not self.sends_batches or step <= segment_size or (self._refusing and self._refuses_gso(destination)):
+            return self._send_plain(view, segment_size, destination, 0)
+        offset = 0
+        while size - offset > segment_size:
+            result = self._send_gso(view[offset : offset + step], segment_size, destination)
+            if result == errno.EAGAIN:
+                return offset
+            if result in _GSO_REFUSALS:
+                result = self._send_one(view[offset : offset + segment_size], destination)
+                if result == errno.EAGAIN:
+                    return offset
+                if not result:
+                    self._remember_refusal(destination)
+                return self._send_plain(view, segment_size, destination, offset + segment_size)
+            offset = min(offset + step, size)
+        return self._send_plain(view, segment_size, destination, offset)
+
+    def _send_plain(self, view: memoryview, segment_size: int, destination: SockAddr, offset: int) -> int:
+        """Send the rest from ``offset`` datagram by datagram; the bytes of ``view`` handed over by now."""
+        size = len(view)
+        while offset < size:
+            if self._send_one(view[offset : offset + segment_size], destination) == errno.EAGAIN:
+                return offset
+            offset += segment_size
+        return size
+
+    def _send_one(self, datagram: bytes | memoryview, destination: SockAddr) -> int:
+        """Send one datagram: 0, ``EAGAIN``, or the errno of a refusal, which is counted."""
+        return self._attempt(self._sock.sendto, datagram, destination)
+
+    def _send_gso(self, piece: memoryview, segment_size: int, destination: SockAddr) -> int:
+        """The same for several datagrams by one call."""
+        if segment_size != self._ancillary_size:
+            self._ancillary = [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", segment_size))]
+            self._ancillary_size = segment_size
+        return self._attempt(self._sendmsg, (piece,), self._ancillary, 0, destination)
+
+    def _attempt(self, call: Callable[..., object], *arguments: object) -> int:
+        for last in (False, True):
+            try:
+                call(*arguments)
+            except BlockingIOError:
+                return errno.EAGAIN
+            except OSError as error:
+                self._send_errors[_name(error)] += 1
+                # ECONNREFUSED and its like answer an *earlier* datagram (ICMP) and are cleared by being reported.
+                if last or not isinstance(error, ConnectionError):
+                    return error.errno or errno.EPERM
+            else:
+                return 0
+        raise AssertionError("the second attempt returns")
+
+    def _refuses_gso(self, destination: SockAddr) -> bool:
+        left = self._refusing.get(destination)
+        if left is None:
+            return False
+        if left:
+            self._refusing[destination] = left - 1
+        else:
+            del self._refusing[destination]
+        return left > 0
+
+    def _remember_refusal(self, destination: SockAddr) -> None:
+        if len(self._refusing) >= _REFUSING_LIMIT:
+            del self._refusing[next(iter(self._refusing))]
+        self._refusing[destination] = _RETRY_AFTER
+
+    # -- counting -------------------------------------------------------------------------------------------------
+
+    def count_unsendable(self, name: str) -> None:
+        """Count, by errno name, a batch that never came as far as the system. For the sending thread."""
+        self._send_errors[name] += 1
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """A snapshot of the refusals by errno name; empty datagrams received are under ``"empty"``. Any thread."""
+        total = Counter(dict(self._send_errors))
+        total.update(dict(self._receive_errors))
+        return dict(total)
+
+
+def _name(error: OSError) -> str:
+    return errno.errorcode.get(error.errno or 0, "unknown")
+
+
+def _has_segment(sock: socket.socket) -> bool:
+    try:
+        sock.getsockopt(SOL_UDP, UDP_SEGMENT)
+    except OSError:
+        return False
+    return True
+
+
+def _set_gro(sock: socket.socket) -> bool:
+    try:
+        sock.setsockopt(SOL_UDP, UDP_GRO, 1)
+    except OSError:
+        return False
+    return True

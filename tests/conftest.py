@@ -1,0 +1,99 @@
+"""Fixtures for every test: crypto back ends, and a check that a test leaves no thread, socket or pipe behind."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+
+if TYPE_CHECKING:
+    from srmudp.crypto.backend import Backend
+
+LEAK_WAIT = 2.0
+"""Seconds that threads on their way out are waited for, all together."""
+
+_FDS = "/proc/self/fd"
+_CAN_LIST = os.path.isdir(_FDS)
+_WATCHED = ("socket:", "pipe:", "anon_inode:")
+_failed = pytest.StashKey[bool]()
+
+
+@pytest.fixture(params=["cryptography", "pycryptodome"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each crypto back end in turn; ``cryptography`` is skipped where it is not installed."""
+    name: Literal["cryptography", "pycryptodome"] = request.param
+    if name == "cryptography" and importlib.util.find_spec("cryptography") is None:
+        pytest.skip("cryptography is not installed")
+    from srmudp.crypto.backend import select_backend
+
+    return select_backend(name)
+
+
+def open_descriptors() -> Counter[str]:
+    """Sockets, pipes and the like that this process has open (Linux; empty elsewhere)."""
+    found: Counter[str] = Counter()
+    if not _CAN_LIST:
+        return found
+    tracker = _resource_tracker_descriptor()
+    for number in os.listdir(_FDS):
+        try:
+            target = os.readlink(f"{_FDS}/{number}")
+        except OSError:
+            continue  # the descriptor of the listing itself
+        if target.startswith(_WATCHED) and number != tracker:
+            found[target] += 1
+    return found
+
+
+def _resource_tracker_descriptor() -> str | None:
+    """multiprocessing starts one helper process per program, at first use, and keeps a pipe to it for good."""
+    module: Any = sys.modules.get("multiprocessing.resource_tracker")
+    return None if module is None else str(module._resource_tracker._fd)
+
+
+def leaked_threads(before: set[threading.Thread], wait: float) -> list[threading.Thread]:
+    """Threads that are not in ``before`` and do not end within ``wait`` seconds."""
+    deadline = time.monotonic() + wait
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in left:
+        if thread is not threading.current_thread():
+            thread.join(max(0.0, deadline - time.monotonic()))
+    return [thread for thread in left if thread.is_alive()]
+
+
+def leaked_descriptors(before: Counter[str]) -> list[str]:
+    """Descriptors that were not open before, after giving cycles with unclosed ones a chance to go."""
+    new = open_descriptors() - before
+    if new:
+        gc.collect()
+        new = open_descriptors() - before
+    return sorted(new.elements())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[_failed] = True
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    threads = set(threading.enumerate())
+    descriptors = open_descriptors()
+    yield
+    if request.node.stash.get(_failed, False):
+        return  # its traceback keeps everything alive: one failure is enough
+    stuck = [thread.name for thread in leaked_threads(threads, LEAK_WAIT)]
+    left_open = leaked_descriptors(descriptors)
+    if stuck or left_open:
+        pytest.fail(f"left behind: threads {stuck}, descriptors {left_open}", pytrace=False)
