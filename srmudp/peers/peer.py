@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..exceptions import DecodeError, RemoteProtocolError
 from ..models import Address, EventKind, PeerEvent, PeerId, PeerState, PeerStats, PeerStatus, Trust
-from ..protocol.congestion import Pacer, make_controller
+from ..protocol.congestion import make_controller
 from ..protocol.connection import Connection
 from ..protocol.events import Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed
 from ..protocol.handshake import Agreed, Opening, outranks
+from ..protocol.pacer import Pacer
 from ..protocol.records import Opened
 from ..protocol.recovery import Path
 from ..protocol.session import Session

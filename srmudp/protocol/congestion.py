@@ -275,8 +275,9 @@ class ModelBased:
     **Very small RTTs.** Where the base RTT is below :attr:`LAN_RTT` (loopback, a switch), acknowledgements come when a
     thread gets its turn, 1 to 12 ms late, in bursts; the BDP, a few kilobytes, says nothing about what must be under
     way to bridge that. There the window is never below :attr:`LAN_BATCHES` full batches (0.25 MB: 60 to 80 MB/s with
-    acknowledgements 3 to 4 ms late; on a slow link pacing at the measured rate keeps them from becoming a queue). Only
-    the bound learnt from loss goes lower, to one batch.
+    acknowledgements 3 to 4 ms late) or, on a slow link once its bandwidth is known, below :attr:`LAN_LATENESS` seconds
+    of it (four batches are 0.1 s of queue at 20 Mbit/s). That is twice the usual lateness, so it cannot shrink by
+    itself: were it too little, the bandwidth measured with it would allow more. Congestion goes lower, to one batch.
 
     Args:
         segment_size: bytes of a datagram.
@@ -293,12 +294,14 @@ class ModelBased:
     FILTER_SECONDS = 0.1  # twelve round trips of a loopback are over before a late thread has run once
     MIN_RTT_SECONDS = 5.0  # with BBR's 10 a CUBIC flow in a queue of 4 BDP left us a twentieth of the link for as long
     PROBE_RTT_SECONDS = 0.2  # long enough for flows that see the queue drain to probe together
+    PROBE_RTT_LAN = 0.01  # a few turns of a late thread; a LAN transfer must not notice
     QUEUE_RTT = 1.25
     JITTER = 0.001  # RTT differences below this are noise of two operating systems, not a queue
     MAX_LOSS = 0.10
     BOUND_SECONDS = 10.0  # without congestion, until the bound is forgotten: longer than a CUBIC flow's sawtooth
     LAN_RTT = 0.002
     LAN_BATCHES = 4
+    LAN_LATENESS = 0.025
 
     def __init__(self, segment_size: int, batch_segments: int = BATCH_SEGMENTS) -> None:
         self._segment = segment_size
@@ -417,7 +420,7 @@ class ModelBased:
         self._full, self._full_bandwidth, self._full_rounds = False, 0.0, 0
         # The way may be another one now: let the next RTT samples speak for themselves.
         self._base_rtt, self._recent_rtt, self._probe_rtt_end = inf, (inf, inf, now), None
-        self._target = float(self._least(self.LAN_BATCHES))
+        self._target = self._floor()
         self._publish()
 
     def set_segment_size(self, segment_size: int) -> None:
@@ -480,17 +483,24 @@ class ModelBased:
 
     def _batch(self) -> float:
         """Bytes of the batches sent at this rate: 2 ms of it, at least 2 and at most all segments of a batch."""
-        if self._lan:
-            return float(self._full_batch)
         return min(max(self._bandwidth.value * 0.002, 2.0 * self._segment), float(self._full_batch))
 
     @property
     def _full_batch(self) -> int:
         return max(min(self._batch_segments * self._segment, BATCH_BYTES), self._segment)
 
-    def _least(self, batches: int = 1) -> int:
-        """The smallest window: so many full batches on a LAN, four segments elsewhere."""
-        return max(batches * self._full_batch if self._lan else 0, 4 * self._segment)
+    def _least(self) -> int:
+        """The smallest window that congestion leaves: a full batch on a LAN, four segments elsewhere."""
+        return max(self._full_batch if self._lan else 0, 4 * self._segment)
+
+    def _floor(self) -> float:
+        """The smallest window the model gives; see "very small RTTs" above."""
+        if not self._lan:
+            return 4.0 * self._segment
+        most = float(max(self.LAN_BATCHES * self._full_batch, 4 * self._segment))
+        if not self._full:
+            return most
+        return min(most, max(self._bandwidth.value * self.LAN_LATENESS, float(self._least())))
 
     def _update_target(self, sample: AckSample) -> None:
         goal = self._bdp(self.WINDOW_GAIN) + 3 * self._batch() + self._extra.value
@@ -498,13 +508,14 @@ class ModelBased:
             self._target = min(self._target + sample.acked_bytes, goal)
         elif self._target < goal or sample.delivered < _initial_window(self._segment):
             self._target += sample.acked_bytes
-        self._target = max(self._target, float(self._least(self.LAN_BATCHES)))
+        self._target = max(self._target, self._floor())
 
     def _publish(self) -> None:
         window = min(self._target, self._bound)
         if self._phase == "probe_rtt":
-            window = min(window, self._bdp(0.5))
-        self.window = max(int(window), self._least())
+            self.window = int(max(min(window, self._bdp(0.5)), 4.0 * self._segment))
+        else:
+            self.window = int(max(window, self._least()))
         if self._bandwidth.value > 0.0:
             rate = self._gain * self._bandwidth.value * self.PACING_MARGIN
             if not self._full and self.pacing_rate < inf:
@@ -574,7 +585,7 @@ class ModelBased:
     def _advance_probe_rtt(self, now: float, in_flight: int) -> None:
         if self._probe_rtt_end is None:
             if in_flight <= self.window:
-                self._probe_rtt_end = now + self.PROBE_RTT_SECONDS
+                self._probe_rtt_end = now + (self.PROBE_RTT_LAN if self._lan else self.PROBE_RTT_SECONDS)
                 self._probe_rtt_round = self._round
         elif now >= self._probe_rtt_end and self._round > self._probe_rtt_round:
             if self._probe_rtt_best < inf:

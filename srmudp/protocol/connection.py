@@ -403,6 +403,7 @@ class Connection:
         for record in recovery.stale(session.next_number):
             self._send_again(record)
         if not (self._resends or self.sending.has_work or self.unreliable_out.has_work):
+            self._idle()
             return None
         if not self._peer_started:
             return None
@@ -450,10 +451,9 @@ class Connection:
         wanted = max(1, min(limit, room // mtu))
         if rate != inf:
             budget = path.pacer.budget(now, rate, limit * mtu)
-            if budget < mtu:
+            if budget < wanted * mtu:
                 self._send_at = max(path.pacer.next_time(now, rate, min(wanted, limit) * mtu), now + 1e-6)
                 return 0
-            wanted = max(1, min(wanted, budget // mtu))
         return wanted
 
     def _bulk(self, segments: int, now: float) -> tuple[bytes, int] | None:

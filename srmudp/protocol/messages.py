@@ -595,8 +595,7 @@ class ReceiveHalf:
             content = message.content()
             message.pieces = []
             return self._hand_out(channel, sequence, content)
-        if total > self._config.channel_window:
-            self._extend_grant(channel, sequence, message)
+        self._extend_grant(channel, sequence, message)
         return []
 
     def on_withdrawn(self, number: int, sequence: int) -> list[tuple[int, int, bytes]]:
@@ -638,9 +637,7 @@ class ReceiveHalf:
         for channel in self.channels.values():
             if channel.partial:
                 oldest = min(channel.partial)
-                message = channel.partial[oldest]
-                if message.total > self._config.channel_window:
-                    self._extend_grant(channel, oldest, message)
+                self._extend_grant(channel, oldest, channel.partial[oldest])
 
     def grant_of(self, channel: int, sequence: int) -> int | None:
         """The present grant of an unfinished message."""
@@ -661,16 +658,22 @@ class ReceiveHalf:
                 self.on_application_took(channel.number, sequence)
         if channel.partial and channel.number in self.channels:
             oldest = min(channel.partial)
-            message = channel.partial[oldest]
-            if message.total > self._config.channel_window:
-                self._extend_grant(channel, oldest, message)
+            self._extend_grant(channel, oldest, channel.partial[oldest])
         return ready
 
     def _extend_grant(self, channel: ReceiveChannel, sequence: int, message: IncomingMessage) -> None:
-        """Give the oldest incomplete message of the channel room for a window beyond what has arrived."""
-        if sequence != min(channel.partial):
-            return
+        """Give the oldest incomplete message of the channel room for a window beyond what has arrived.
+
+        Only where it is needed: the message alone exceeds a window, or the windows fill up. Without the latter, parts
+        of messages in many channels could fill the window of the connection and none ever be complete.
+        """
         window = self._config.channel_window
+        if (
+            message.total + OVERHEAD <= window
+            and channel.charged <= window // 2
+            and self.charged <= self._config.connection_window // 2
+        ) or sequence != min(channel.partial):
+            return
         limit = min(message.total, message.have + window)
         wanted = limit - message.grant
         if wanted <= 0 or (wanted < window // 4 and limit < message.total):

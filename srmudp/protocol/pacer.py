@@ -29,7 +29,7 @@ class Pacer:
 
     def __init__(self, now: float) -> None:
         self._updated = now
-        self._credit = 0.0
+        self._credit = inf  # cut to a burst at the first finite rate
         self._batch = 0
         self._rate = inf
         self._idle = True
@@ -73,7 +73,7 @@ class Pacer:
         self._idle = self._idle or self._rate == inf  # the first finite rate begins as after silence
         self._rate = rate
         if rate == inf:
-            self._credit = 0.0
+            self._credit = inf
             return
         self._credit = min(self._credit + rate * elapsed, self._capacity)
         if self._idle:

@@ -15,8 +15,9 @@ from ..exceptions import RemoteProtocolError
 from ..models import Address
 from ..wire.frames import Ack, Frame
 from ..wire.packet import RecordHeader
-from .congestion import AckSample, Controller, Pacer
+from .congestion import AckSample, Controller
 from .messages import Chunk
+from .pacer import Pacer
 from .rangeset import RangeSet
 from .unreliable import OutgoingUnreliable
 
@@ -241,12 +242,14 @@ class Recovery:
         """
         outcome = AckOutcome()
         newest: Flight | None = None
+        progress = False
         delivered_before = self._delivered
         if (ack.opened and ack.opened[0][1] >= next_number) or (ack.discarded and ack.discarded[0][1] >= next_number):
             raise RemoteProtocolError("acknowledged a record that was never sent")
         rtt_record: SentRecord | None = None
         for first, last in ack.opened:
             for gap_first, gap_last in self._opened.missing(first, last):
+                self._opened.add(gap_first, gap_last)
                 for record in self._take(gap_first, gap_last):
                     outcome.opened.append(record)
                     flight = self._arrived(record, now)
@@ -254,17 +257,14 @@ class Recovery:
                         newest = flight
                     if not record.resent and (rtt_record is None or record.header.number > rtt_record.header.number):
                         rtt_record = record
-            self._opened.add(first, last)
         largest_new = ack.opened[0][1] if ack.opened else -1
         for first, last in ack.transmissions:
             if first >= next_transmission:
                 continue  # a hint that cannot be true is no error: a stranger may have forged it
             last = min(last, next_transmission - 1)
             for gap_first, gap_last in self._hinted.missing(first, last):
-                flight = self._hint(gap_first, gap_last, now)
-                if flight is not None and (newest is None or flight.sent_at >= newest.sent_at):
-                    newest = flight
-            self._hinted.add(first, last)
+                self._hinted.add(gap_first, gap_last)
+                progress = self._hint(gap_first, gap_last, now) or progress
         for first, last in ack.discarded:
             for number in range(max(first, last - 1024), last + 1):
                 discarded = self.records.pop(number, None)
@@ -278,8 +278,9 @@ class Recovery:
             rtt.update(sampled, min(ack.delay_us / 1e6, self.peer_ack_delay), now)
         lost, newest_lost_sent = self._detect_lost(now, outcome)
         rate, app_limited = None, False
-        if newest is not None:
+        if newest is not None or progress:
             self.probes = 0
+        if newest is not None:
             elapsed = max(now - newest.delivered_at, newest.sent_at - newest.started_at)
             if elapsed > MIN_RATE_INTERVAL and self._delivered > newest.delivered:
                 rate = (self._delivered - newest.delivered) / elapsed
@@ -322,11 +323,13 @@ class Recovery:
         newest = None
         for flight in record.flights:
             if flight.pending:
-                size = flight.pending.bit_count() * flight.size
-                self.in_flight -= size
-                self._delivered += size
+                self.in_flight -= flight.pending.bit_count() * flight.size
                 flight.pending = 0
                 newest = flight
+        # Rate samples come from opened records alone, whatever was hinted before.
+        if newest is None and not record.resent:
+            newest = record.flights[0]
+        self._delivered += record.header.count * record.flights[0].size
         if newest is not None:
             self._delivered_at = now
         self._hinted_records.pop(record.header.number, None)
@@ -338,9 +341,9 @@ class Recovery:
                 self._largest_sent_at = flight.sent_at
         return newest
 
-    def _hint(self, first: int, last: int, now: float) -> Flight | None:
-        """Transmission numbers the peer says it received, of records it may not have opened."""
-        newest = None
+    def _hint(self, first: int, last: int, now: float) -> bool:
+        """Transmission numbers the peer says it received, of records it may not have opened. True if that was news."""
+        progress = False
         position = bisect_right(self._firsts, first) - 1
         if position < 0:
             position = 0
@@ -364,11 +367,7 @@ class Recovery:
             got = flight.pending & mask
             if got:
                 flight.pending &= ~got
-                size = got.bit_count() * flight.size
-                self.in_flight -= size
-                self._delivered += size
-                self._delivered_at = now
-                newest = flight
+                self.in_flight -= got.bit_count() * flight.size
                 record = flight.record
                 record.waiting -= got.bit_count()
                 if record.waiting <= 0 and record.header.number in self.records:
@@ -377,7 +376,8 @@ class Recovery:
                 if flight.first + high > self._largest_hinted:
                     self._largest_hinted = flight.first + high
                     self._largest_sent_at = flight.sent_at
-        return newest
+                progress = True
+        return progress
 
     def _retire(self, record: SentRecord) -> None:
         for flight in record.flights:
@@ -388,36 +388,32 @@ class Recovery:
 
     def _detect_lost(self, now: float, outcome: AckOutcome) -> tuple[int, float]:
         """RFC 9002 section 6.1 over flights. Returns the bytes newly lost and when the newest of them was sent."""
-        flights = self._flights
-        done = 0
-        while done < len(flights) and not flights[done].pending and not flights[done].lost:
-            done += 1
-        if done > 32 or done == len(flights):
-            del flights[:done]
-            del self._firsts[:done]
-            done = 0
         self._loss_time = None
-        if self._largest_hinted < 0:
+        largest = self._largest_hinted
+        if largest < 0:
             return 0, -inf
         rtt = self.path.rtt
         delay = max(rtt.smoothed, rtt.latest or 0.0) * 9 / 8
         delay = max(delay, GRANULARITY)
         lost_bytes = 0
         newest_lost_sent = -inf
-        for position in range(done, len(flights)):
-            flight = flights[position]
-            if flight.first > self._largest_hinted:
+        flights = self._flights
+        alive: list[Flight] = []
+        seen = 0
+        for flight in flights:
+            if flight.first > largest:
                 break
+            seen += 1
             if flight.pending:
                 eligible = flight.pending
-                beyond = self._largest_hinted - flight.first + 1
+                beyond = largest - flight.first + 1
                 if beyond < flight.count:
                     eligible &= (1 << beyond) - 1
                 lost = 0
                 if flight.sent_at + delay <= now and flight.sent_at <= self._largest_sent_at:
                     lost = eligible
                 else:
-                    by_count = self._largest_hinted - self._threshold - flight.first + 1
+                    by_count = beyond - self._threshold
                     if by_count >= flight.count:
                         lost = eligible
                     elif by_count > 0:
@@ -429,8 +425,12 @@ class Recovery:
                 if lost:
                     lost_bytes += self._lose(flight, lost, outcome)
                     newest_lost_sent = max(newest_lost_sent, flight.sent_at)
-            elif flight.lost and flight.sent_at < now - 3 * delay:
-                flight.lost = 0  # too late to learn from
+            # Lost ones stay a while: their late arrival teaches how much reordering there is.
+            if flight.pending or (flight.lost and flight.sent_at + 3 * delay > now):
+                alive.append(flight)
+        if len(alive) < seen:
+            flights[:seen] = alive
+            self._firsts[:seen] = [flight.first for flight in alive]
         return lost_bytes, newest_lost_sent
 
     def _lose(self, flight: Flight, lost: int, outcome: AckOutcome) -> int:

@@ -207,8 +207,10 @@ class Inbox:
                     signal.clear()
                 self._signalled = ready
             finally:
-                with contextlib.suppress(RuntimeError):  # another thread has it
+                try:  # no Python function in between: an interrupt may strike on entering one
                     self._signal_lock.release()
+                except RuntimeError:  # another thread's
+                    pass
 
     def _ready(self) -> bool:
         return self._closed or not self._queue.empty()

@@ -249,7 +249,10 @@ class Driver:
         try:
             return self._send_lock.acquire(blocking=False) and self._sending
         finally:
-            self._release_send_lock()
+            try:
+                self._send_lock.release()
+            except RuntimeError:  # another thread's
+                pass
 
     def is_own_thread(self) -> bool:
         """True if called by the receiver or the timer thread."""
@@ -311,9 +314,13 @@ class Driver:
                     self._wakeup.set()
                     raise
                 finally:
-                    # An interrupt may strike between taking the lock and the next instruction, so the lock itself is
-                    # asked whose it is.
-                    self._release_send_lock()
+                    # An interrupt may strike between taking the lock and the next line, so no variable can tell: the
+                    # lock itself knows whose it is. No Python function may be called before: entering one is another
+                    # such moment.
+                    try:
+                        self._send_lock.release()
+                    except RuntimeError:  # another thread's
+                        pass
             elif self._more and not self._blocked:
                 with self._lock:
                     if self._busy or self.stopped:
@@ -344,12 +351,6 @@ class Driver:
                 self._wakeup.set()
                 break
         return share
-
-    def _release_send_lock(self) -> None:
-        try:
-            self._send_lock.release()
-        except RuntimeError:  # another thread has it
-            pass
 
     def _run_jobs(self) -> None:
         """Key agreement, outside the lock, by the receiver and the timer thread only."""

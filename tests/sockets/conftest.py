@@ -1,0 +1,59 @@
+"""A fake endpoint behind the real driver and engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from srmudp.config import Config
+from srmudp.models import Address
+from srmudp.sockets.addresses import Target
+from srmudp.sockets.engine import Engine
+
+from .fakes import FakeEndpoint, FakeTransport
+
+BOB = Address("192.0.2.1", 1)
+EVE = Address("192.0.2.2", 2)
+
+
+class Rig:
+    """An engine whose endpoint and transport can be told what to do."""
+
+    def __init__(self, **options: Any) -> None:
+        self.endpoint = FakeEndpoint()
+        self.transport = FakeTransport()
+        options.setdefault("timeout", 5.0)
+        config = options.pop("config", Config())
+        self.engine = Engine(self.endpoint, self.transport, config, **options)  # type: ignore[arg-type]
+
+    def start(self) -> Rig:
+        self.engine.start()
+        self.engine.add({"bob": Target((BOB,)), "eve": Target((EVE,))})
+        return self
+
+    def emit(self, *events: Any) -> None:
+        """Have the endpoint report ``events``."""
+        self.engine.driver.run(lambda now: self.endpoint.events.extend(events))
+
+    def under_lock(self, work: Callable[[], Any]) -> Any:
+        return self.engine.driver.run(lambda now: work())
+
+
+@pytest.fixture
+def make_rig() -> Iterator[Callable[..., Rig]]:
+    rigs: list[Rig] = []
+
+    def make(**options: Any) -> Rig:
+        rigs.append(Rig(**options))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.engine.close(0.0)
+
+
+@pytest.fixture
+def rig(make_rig: Callable[..., Rig]) -> Rig:
+    return make_rig().start()
