@@ -213,6 +213,7 @@ class Driver:
         Args:
             deadline: ``time.monotonic()`` seconds, or None to wait for ever.
         """
+        self.check_process()
         baton = Baton()
 
         def look(now: float) -> T | None:

@@ -278,6 +278,7 @@ class Engine:
 
     def forget(self, name: str) -> None:
         """Undo a first use, here and in the known-peers file."""
+        self.driver.check_process()
         if self.known is not None:
             known = self.known.get(name) is not None
             self.known.forget(name)
@@ -396,10 +397,10 @@ class Engine:
                 self.driver.wait_until(attempt, rooms, deadline)
             failure = Failure.QUEUE_FULL
         except SocketClosed:
-            if not delivery.pending and not delivery.delivered:
+            known = delivery.pending | delivery.delivered | delivery.failed.keys()
+            if not known:
                 raise
-            taken = delivery.pending | delivery.delivered | delivery.failed.keys()
-            waiting, failure = [name for name in names if name not in taken], Failure.CLOSED
+            waiting, failure = [name for name in names if name not in known], Failure.CLOSED
         if waiting:
             self.driver.peek(self._fail, delivery, waiting, failure)
         failed = delivery.failed

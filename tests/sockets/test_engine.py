@@ -1,0 +1,699 @@
+"""Sending, receiving, peers and closing, with a fake endpoint behind the real driver."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srmudp.config import Config
+from srmudp.exceptions import LocalProtocolError, MessageTooBig, QueueFull, SocketClosed, UnknownPeer
+from srmudp.models import Address, EventKind, PeerEvent, PeerState, Trust
+from srmudp.protocol.events import Failure, ResolveWanted
+from srmudp.sockets import engine as module
+from srmudp.sockets import lifetime
+from srmudp.sockets.addresses import Target
+from srmudp.sockets.delivery import Delivery
+from srmudp.sockets.engine import Letter
+from srmudp.sockets.known_peers import KnownPeers
+
+from .conftest import BOB, EVE, Rig
+from .fakes import arrived, contents, peer_id_of
+
+
+def reach(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+
+
+def send(
+    rig: Rig, content: bytes = b"x", to: Any = "bob", timeout: float | None = 0, *, reliable: bool = True
+) -> Delivery:
+    return rig.engine.send(Letter(content, 0, reliable, None), to, timeout)
+
+
+# --- sending ---
+
+
+def test_to_one_to_some_to_everyone(rig: Rig) -> None:
+    rig.engine.add({"carol": Target(peer_id=peer_id_of("carol"))})
+    assert send(rig, b"1").pending == {"bob"}
+    assert send(rig, b"2", ["eve", "bob", "eve"]).pending == {"bob", "eve"}
+    everyone = send(rig, b"3", None)
+    assert everyone.pending == {"bob", "eve"}
+    assert everyone.left_out == ("carol",)
+    assert rig.transport.sent == [b"M1:1", b"M2:2", b"M3:2", b"M4:3", b"M5:3"]
+    assert send(rig, b"4", "carol").pending == {"carol"}, "queued until it is connected"
+    assert send(rig, b"5", []).wait(0)
+
+
+def test_bytes_are_kept_by_reference(rig: Rig) -> None:
+    content = bytes(1000)
+    send(rig, content)
+    assert rig.endpoint.sent[1][1] is content
+
+
+def test_an_unknown_name_before_anything_is_queued(rig: Rig) -> None:
+    for to in ("nobody", ["bob", "nobody"]):
+        with pytest.raises(UnknownPeer):
+            send(rig, to=to)
+        with pytest.raises(KeyError):
+            send(rig, to=to, reliable=False)
+    assert rig.endpoint.sent == {}
+
+
+def test_settling(rig: Rig) -> None:
+    delivery = send(rig, b"x", None)
+    rig.under_lock(lambda: rig.endpoint.settle(1, None))
+    rig.under_lock(lambda: rig.endpoint.settle(2, Failure.EXPIRED))
+    assert (delivery.delivered, delivery.failed) == ({"bob"}, {"eve": Failure.EXPIRED.value})
+    assert rig.engine._deliveries == {}
+
+
+def test_ignored_deliveries_do_not_leak(rig: Rig) -> None:
+    for _ in range(1000):
+        send(rig)
+    gc.collect()
+    for token in list(rig.endpoint.sent):
+        rig.under_lock(lambda token=token: rig.endpoint.settle(token, None))  # type: ignore[misc]
+    assert rig.engine._deliveries == {}
+    assert not [o for o in gc.get_objects() if isinstance(o, Delivery)]
+
+
+def test_too_big(rig: Rig, make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
+    small = make_rig(config=Config(max_message_size=10)).start()
+    send(small, bytes(10))
+    with pytest.raises(MessageTooBig):
+        send(small, bytes(11), None)
+    whole = rig.endpoint.send_message
+
+    def picky(name: str, content: bytes, **options: Any) -> int:
+        if name == "bob":
+            raise MessageTooBig("bob's limit")
+        return whole(name, content, **options)
+
+    monkeypatch.setattr(rig.endpoint, "send_message", picky)
+    assert send(rig, b"x", None).failed == {"bob": Failure.TOO_BIG.value}
+    for to in ("bob", ["bob"]):
+        with pytest.raises(MessageTooBig):
+            send(rig, b"x", to)
+
+
+def test_a_full_queue_and_no_time(rig: Rig) -> None:
+    rig.endpoint.full = {"bob"}
+    for to, timeout in (("bob", 0), ("bob", 0.005), (["bob"], 0)):
+        with pytest.raises(QueueFull, match="'bob'"):
+            send(rig, to=to, timeout=timeout)
+    with pytest.raises(TimeoutError):
+        send(rig)
+    some = send(rig, to=None, timeout=0.005)
+    assert (some.pending, some.failed) == ({"eve"}, {"bob": Failure.QUEUE_FULL.value})
+    assert send(rig, reliable=False).pending == {"bob"}, "unreliable messages never wait"
+    assert not rig.engine.driver.topics._waiting
+
+
+def test_none_means_the_sockets_timeout(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(timeout=0.01).start()
+    rig.endpoint.full = {"bob"}
+    with pytest.raises(QueueFull, match=r"0\.01 s"):
+        send(rig, timeout=None)
+
+
+def test_waiting_for_room(rig: Rig) -> None:
+    rig.endpoint.full = {"bob", "eve"}
+    deliveries: list[Delivery] = []
+    threads = [
+        threading.Thread(target=lambda to=to: deliveries.append(send(rig, b"x", to, 5)))  # type: ignore[misc]
+        for to in ("bob", ["bob", "eve"])
+    ]
+    for thread in threads:
+        thread.start()
+    reach(lambda: len(rig.engine.driver.topics._waiting.get(("room", "bob"), ())) == 2)
+    rig.under_lock(lambda: rig.endpoint.free("bob"))
+    reach(lambda: len(rig.endpoint.sent) == 2)
+    rig.under_lock(lambda: rig.endpoint.free("eve"))
+    for thread in threads:
+        thread.join(5)
+    assert sorted(sorted(d.pending) for d in deliveries) == [["bob"], ["bob", "eve"]]
+
+
+def test_a_peer_removed_while_a_message_waits(rig: Rig) -> None:
+    rig.endpoint.full = {"bob", "eve"}
+    errors: list[object] = []
+
+    def wait() -> None:
+        with pytest.raises(UnknownPeer) as info:
+            send(rig, timeout=5)
+        errors.append(info.value)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    reach(lambda: rig.engine.driver.topics._waiting)
+    rig.engine.remove(["bob"])
+    thread.join(5)
+    assert len(errors) == 1
+
+
+def test_many_recipients_in_several_holds(rig: Rig) -> None:
+    names = [f"p{n}" for n in range(150)]
+    rig.engine.add({name: Target((Address("192.0.2.9", n + 1),)) for n, name in enumerate(names)})
+    assert send(rig, b"x", names).pending == set(names)
+
+
+# --- signal handlers ---
+
+
+def test_send_on_top_of_the_lock_is_deferred(rig: Rig) -> None:
+    inner: list[Delivery] = []
+    rig.endpoint.full = {"eve"}
+
+    def handler() -> None:
+        rig.endpoint.on_send = lambda: None
+        for to in ("bob", None, ["bob", "nobody"]):
+            inner.append(send(rig, b"inner", to, None))
+        assert not any(d.wait(0) for d in inner)
+
+    rig.endpoint.on_send = handler
+    send(rig, b"outer")
+    reach(lambda: not any(d._open for d in inner))
+    assert [d.pending for d in inner] == [{"bob"}] * 3
+    assert [d.failed for d in inner] == [
+        {},
+        {"eve": Failure.QUEUE_FULL.value},
+        {"nobody": Failure.REMOVED.value},
+    ]
+    assert rig.transport.sent[0] == b"M1:outer"
+
+
+def test_other_calls_on_top_of_the_lock_are_refused(rig: Rig) -> None:
+    errors: list[object] = []
+
+    def handler() -> None:
+        rig.endpoint.on_send = lambda: None
+        for call in (rig.engine.statuses, lambda: rig.engine.remove(["bob"])):
+            with pytest.raises(LocalProtocolError, match="signal handler") as info:
+                call()
+            errors.append(info.value)
+
+    rig.endpoint.on_send = handler
+    send(rig)
+    assert len(errors) == 2
+
+
+def test_receive_on_top_of_the_lock(rig: Rig) -> None:
+    got: list[Any] = []
+
+    def handler() -> None:
+        rig.endpoint.on_send = lambda: None
+        got.append(rig.engine.receive(0))
+
+    rig.emit(arrived(b"1"))
+    rig.endpoint.on_send = handler
+    send(rig)
+    assert contents(got) == [b"1"]
+    reach(lambda: rig.endpoint.taken == [b"1"])
+
+
+def test_close_on_top_of_the_lock_is_deferred(rig: Rig) -> None:
+    def handler() -> None:
+        rig.endpoint.on_send = lambda: None
+        rig.engine.close(0.0)
+        assert not rig.endpoint.closed
+
+    rig.endpoint.on_send = handler
+    delivery = send(rig)
+    assert rig.engine._finished.wait(5)
+    assert rig.endpoint.closed
+    assert delivery.failed == {"bob": Failure.CLOSED.value}
+
+
+def test_close_on_top_of_the_transport_is_deferred(rig: Rig) -> None:
+    def handler(payload: bytes) -> None:
+        rig.transport.on_send = lambda payload: None
+        rig.engine.close(0.0)
+        assert not rig.transport.closed
+
+    rig.transport.on_send = handler
+    send(rig)
+    assert rig.engine._finished.wait(5)
+    assert b"M1:x" in rig.transport.sent
+
+
+def test_close_on_top_of_close_returns(rig: Rig) -> None:
+    send(rig)
+    flushed: list[object] = []
+    check = rig.engine._is_flushed
+
+    def handler(now: float) -> bool | None:
+        threading.Timer(0.0, lambda: None)
+        return check(now)
+
+    rig.engine._is_flushed = handler  # type: ignore[method-assign]
+    old = signal.signal(signal.SIGINT, lambda *_: flushed.append(rig.engine.close(0.0)))
+    try:
+        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+        rig.engine.close(30.0)
+    finally:
+        signal.signal(signal.SIGINT, old)
+    assert flushed == [None]
+    assert rig.engine._finished.is_set()
+
+
+# --- receiving ---
+
+
+def test_receive_takes(rig: Rig) -> None:
+    rig.emit(arrived(b"1"), arrived(b""))
+    first = rig.engine.receive(None)
+    assert first is not None
+    assert (first.content, first.peer, first.channel, first.peer_id) == (b"1", "bob", 0, peer_id_of("bob"))
+    assert rig.endpoint.taken == [b"1"]
+    assert contents([rig.engine.receive(0)]) == [b""]
+    assert rig.engine.receive(0) is None
+    assert rig.engine.receive(0.001) is None
+
+
+def test_close_wakes_receivers_at_once(rig: Rig) -> None:
+    results: list[object] = []
+    threads = [threading.Thread(target=lambda: results.append(rig.engine.receive(None))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    rig.engine.close(0.0)
+    for thread in threads:
+        thread.join(5)
+    assert results == [None] * 3
+    assert rig.engine.receive(None) is None
+
+
+def test_the_descriptor_follows_the_queue(rig: Rig) -> None:
+    descriptor = rig.engine.inbox.fileno()
+    ready = lambda: bool(select.select([descriptor], [], [], 0)[0])  # noqa: E731
+    assert not ready()
+    rig.emit(arrived(b"1"))
+    assert ready()
+    rig.engine.receive(0)
+    assert not ready()
+
+
+def test_a_message_through_real_threads(rig: Rig) -> None:
+    rig.transport.arrive(b"M7:hello", source=BOB)
+    assert contents([rig.engine.receive(5)]) == [b"hello"]
+    reach(lambda: rig.transport.sent == [b"T7"])
+    rig.transport.arrive(b"M7:hello", source=Address("192.0.2.99", 1))
+    reach(lambda: rig.engine.drops() == {"stranger": 1})
+    rig.transport.errors["EMSGSIZE"] = 3
+    assert rig.engine.drops()["transport_EMSGSIZE"] == 3
+
+
+# --- peers ---
+
+
+def test_adding_is_all_or_nothing(rig: Rig) -> None:
+    with pytest.raises(ValueError, match="'impossible'"):
+        rig.engine.add({"carol": Target((BOB,)), "impossible": Target((BOB,))})
+    assert set(rig.engine.statuses()) == {"bob", "eve"} == set(rig.engine._targets)
+
+
+def test_adding_again_adds_addresses_but_never_another_key(rig: Rig) -> None:
+    carol, other = peer_id_of("carol"), peer_id_of("other")
+    rig.engine.add({"carol": Target((BOB,), (), carol)})
+    rig.engine.add({"carol": Target((EVE,))})
+    assert rig.engine._targets["carol"] == Target((BOB, EVE), (), carol)
+    with pytest.raises(ValueError, match="'carol'"):
+        rig.engine.add({"new": Target((BOB,)), "carol": Target((BOB,), (), other)})
+    assert "new" not in rig.engine.statuses()
+    rig.engine.forget("carol")
+    rig.engine.add({"carol": Target((BOB,), (), other)})
+
+
+def test_too_many_peers(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(config=Config(max_peers=3)).start()
+    with pytest.raises(ValueError, match="max_peers"):
+        rig.engine.add({"c": Target((BOB,)), "d": Target((BOB,))})
+    rig.engine.add({"c": Target((BOB,)), "bob": Target((BOB,))})
+
+
+def test_a_spec_with_nothing_in_it(rig: Rig) -> None:
+    with pytest.raises(ValueError, match="neither"):
+        rig.engine.add({"carol": Target()})
+
+
+def test_removing(rig: Rig) -> None:
+    delivery = send(rig)
+    with pytest.raises(UnknownPeer, match="'nobody'"):
+        rig.engine.remove(["bob", "nobody"])
+    assert set(rig.engine.statuses()) == {"bob", "eve"}
+    rig.engine.remove(["bob", "eve", "bob"])
+    assert rig.engine.statuses() == {}
+    assert delivery.failed == {"bob": Failure.REMOVED.value}
+
+
+def test_waiting_for_connections(rig: Rig) -> None:
+    assert rig.engine.wait_connected(None, 0)
+    rig.engine.add({"carol": Target(peer_id=peer_id_of("carol"))})
+    assert rig.engine.wait_connected(["bob"], None)
+    assert not rig.engine.wait_connected(None, 0)
+    assert not rig.engine.wait_connected(["carol"], 0.005)
+    with pytest.raises(UnknownPeer):
+        rig.engine.wait_connected(["nobody"], 0)
+    results: list[bool] = []
+    thread = threading.Thread(target=lambda: results.append(rig.engine.wait_connected(None, 5)))
+    thread.start()
+    reach(lambda: rig.engine.driver.topics._waiting)
+    rig.under_lock(lambda: rig.endpoint.connect("carol", EVE))
+    thread.join(5)
+    assert results == [True]
+
+
+def test_waiting_for_connections_ends_with_the_socket(rig: Rig) -> None:
+    rig.engine.add({"carol": Target(peer_id=peer_id_of("carol"))})
+    results: list[bool] = []
+    thread = threading.Thread(target=lambda: results.append(rig.engine.wait_connected(None, None)))
+    thread.start()
+    reach(lambda: rig.engine.driver.topics._waiting)
+    rig.engine.close(0.0)
+    thread.join(5)
+    assert results == [False]
+    assert not rig.engine.wait_connected(None, None)
+
+
+def test_host_names_are_looked_up_elsewhere(make_rig: Callable[..., Rig]) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def getaddrinfo(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
+        asked.append((host, threading.current_thread().name))
+        return [(socket.AF_INET, 0, 0, "", ("192.0.2.7", port))]
+
+    rig = make_rig(getaddrinfo=getaddrinfo).start()
+    rig.engine.add({"carol": Target((EVE,), (("carol.example", 9),))})
+    expected = ("set_addresses", "carol", (EVE, Address("192.0.2.7", 9)))
+    reach(lambda: expected in rig.endpoint.calls)
+    assert asked == [("carol.example", "srmudp-resolver")]
+    rig.emit(ResolveWanted("carol"), ResolveWanted("bob"), ResolveWanted("nobody"))
+    reach(lambda: rig.engine.resolver._wanted.empty())
+    assert len(asked) == 1, "not again so soon"
+
+
+def test_an_answer_for_a_removed_peer_is_dropped(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig().start()
+    rig.engine._resolved("bob", (("other", 1),), [EVE])
+    rig.engine._resolved("gone", (), [EVE])
+    assert not [call for call in rig.endpoint.calls if call[0] == "set_addresses"]
+
+
+# --- known peers ---
+
+
+def test_first_uses_are_written_and_pinned_next_time(make_rig: Callable[..., Rig], tmp_path: Path) -> None:
+    path = tmp_path / "known"
+    rig = make_rig(known=KnownPeers(path)).start()
+    rig.under_lock(lambda: rig.endpoint.connect("stranger", EVE))
+    reach(lambda: len(KnownPeers(path)) == 2)
+    rig.engine.trust("eve", None)
+    rig.engine.close(0.0)
+    known = KnownPeers(path)
+    assert known.get("stranger") is None
+    bob, eve = known.get("bob"), known.get("eve")
+    assert bob is not None
+    assert eve is not None
+    assert (bob.peer_id, bob.pinned, bob.addresses) == (peer_id_of("bob"), False, (BOB,))
+    assert eve.pinned
+
+    again = make_rig(known=known)
+    again.engine.start()
+    again.engine.add({"bob": Target((EVE,)), "eve": Target()})
+    calls = [call for call in again.endpoint.calls if call[0] == "add_peer"]
+    assert calls == [
+        ("add_peer", "bob", (EVE, BOB), peer_id_of("bob"), True),
+        ("add_peer", "eve", (EVE,), peer_id_of("eve"), True),
+    ]
+    with pytest.raises(ValueError, match=r"forget\('bob'\)"):
+        again.engine.add({"bob": Target((BOB,), (), peer_id_of("mallory"))})
+    again.engine.forget("bob")
+    assert KnownPeers(path).get("bob") is None
+
+
+def test_a_match_by_ip_alone_is_not_written(make_rig: Callable[..., Rig], tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    rig = make_rig(known=KnownPeers(tmp_path / "known"))
+    rig.engine.start()
+    rig.engine.add({"bob": Target(peer_id=peer_id_of("bob"))})
+
+    def match() -> None:
+        rig.endpoint.connect("bob", BOB)
+        rig.endpoint.peers["bob"] = replace(rig.endpoint.peers["bob"], trust=Trust.MATCHED_BY_IP)
+
+    rig.under_lock(match)
+    done = threading.Event()
+    rig.engine.hooks.call(done.set)
+    assert done.wait(5)
+    assert not (tmp_path / "known").exists()
+
+
+def test_a_file_that_cannot_be_written_is_logged(
+    make_rig: Callable[..., Rig], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    rig = make_rig(known=KnownPeers(folder / "known"))
+    folder.rmdir()
+    rig.start()
+    reach(lambda: "cannot write the known peers" in caplog.text)
+
+
+# --- the end ---
+
+
+def test_close_flushes_until_nothing_is_pending(rig: Rig) -> None:
+    delivery = send(rig)
+    thread = threading.Thread(target=rig.engine.close, args=(30.0,))
+    thread.start()
+    reach(lambda: rig.engine.driver.topics._waiting)
+    with pytest.raises(SocketClosed):
+        send(rig)
+    rig.transport.arrive(b"T1", source=BOB)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert delivery.wait(0)
+    assert rig.endpoint.closed
+    assert rig.transport.closed
+    with pytest.raises(SocketClosed):
+        send(rig)
+    with pytest.raises(SocketClosed):
+        rig.engine.add({"x": Target((BOB,))})
+    assert set(rig.engine.statuses()) == {"bob", "eve"}
+
+
+def test_what_is_not_delivered_fails_and_is_logged_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    deliveries = [send(rig) for _ in range(3)]
+    rig.engine.close(0.01)
+    rig.engine.close(0.01)
+    assert {d.failed["bob"] for d in deliveries} == {Failure.CLOSED.value}
+    assert [r.getMessage() for r in caplog.records] == ["! closed with 3 undelivered messages"]
+
+
+def test_the_goodbyes_are_sent(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = rig.endpoint.close
+
+    def close(now: float) -> None:
+        end(now)
+        rig.endpoint.send_message("bob", b"goodbye", channel=0, reliable=True, ttl=None, now=now)
+
+    monkeypatch.setattr(rig.endpoint, "close", close)
+    rig.engine.close(0.0)
+    assert rig.transport.sent == [b"M1:goodbye"]
+
+
+def test_ctrl_c_ends_the_flushing_not_the_closing(rig: Rig) -> None:
+    send(rig)
+    threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        rig.engine.close(30.0)
+    assert rig.transport.closed
+    assert rig.engine._finished.is_set()
+
+
+def test_an_interrupted_end_is_finished_by_the_next_close(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = rig.engine.driver.stop
+
+    def interrupted() -> bool:
+        monkeypatch.setattr(rig.engine.driver, "stop", stop)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rig.engine.driver, "stop", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rig.engine.close(0.0)
+    assert not rig.transport.closed
+    rig.engine.close()
+    assert rig.transport.closed
+
+
+def test_closing_from_several_threads_and_one_in_a_hurry(rig: Rig) -> None:
+    send(rig)
+    threads = [threading.Thread(target=rig.engine.close, args=(30.0,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    reach(lambda: rig.engine.closing)
+    rig.engine.close(0.0)
+    assert rig.transport.closed
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def test_a_blocked_send_ends_with_the_socket(rig: Rig) -> None:
+    rig.endpoint.full = {"bob"}
+    results: list[object] = []
+
+    def blocked(to: Any) -> None:
+        try:
+            results.append(send(rig, to=to, timeout=30).failed)
+        except SocketClosed:
+            results.append("closed")
+
+    threads = [threading.Thread(target=blocked, args=(to,)) for to in ("bob", ["eve", "bob"])]
+    for thread in threads:
+        thread.start()
+    reach(lambda: len(rig.engine.driver.topics._waiting.get(("room", "bob"), ())) == 2)
+    rig.engine.close(0.0)
+    for thread in threads:
+        thread.join(5)
+    assert "closed" in results, "nobody had it"
+    partly = next(result for result in results if isinstance(result, dict))
+    assert partly["bob"] == Failure.CLOSED.value, "eve had it"
+
+
+def test_dropped_without_close(rig: Rig) -> None:
+    rig.engine.abandon()
+    assert rig.engine._finished.wait(5)
+    assert rig.transport.closed
+    reach(lambda: not [t for t in threading.enumerate() if t.name.startswith("srmudp-")])
+
+
+def test_no_reference_is_left(make_rig: Callable[..., Rig]) -> None:
+    rig = Rig().start()
+    rig.engine.hooks.add_message_hook(lambda m: None)
+    rig.engine.close(0.0)
+    gone = weakref.ref(rig.engine)
+    del rig
+    gc.collect()
+    assert gone() is None
+
+
+def test_repr_tells_state_without_secrets(rig: Rig) -> None:
+    assert repr(rig.engine) == f"<MultiHolepunchSocket open 0.0.0.0:7 peers=2 peer_id={rig.engine.peer_id}>"
+    rig.engine.close(0.0)
+    assert " closed " in repr(rig.engine)
+
+
+def test_at_exit_sockets_are_flushed_and_a_warning_is_logged(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        lifetime._at_exit()
+    assert rig.transport.closed
+    assert "was not closed before the program ended" in caplog.text
+    lifetime._at_exit()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_after_fork_the_child_sends_nothing_and_takes_no_lock(rig: Rig) -> None:
+    """Attack 41. The child is forked while another thread holds both locks."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with rig.engine.driver._lock, rig.engine.driver._send_lock:
+            held.set()
+            go_on.wait(5)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(5)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        answers = []
+        try:
+            signal.alarm(5)
+            for call in (
+                lambda: send(rig),
+                lambda: rig.engine.receive(0),
+                lambda: rig.engine.add({"x": Target((BOB,))}),
+                rig.engine.statuses,
+                lambda: rig.engine.wait_connected(None, 0),
+            ):
+                try:
+                    call()
+                    answers.append("returned")
+                except LocalProtocolError:
+                    answers.append("refused")
+            rig.engine.close()
+            lifetime._at_exit()
+            answers.append(str(rig.transport.closed))
+            answers.append(str(hasattr(rig.engine.driver, "endpoint")))
+            answers.append("parent" if "parent" in repr(rig.engine) else "own")
+            answers.append(str(len(rig.transport.sent)))
+        finally:
+            os.write(writer, ",".join(answers).encode())
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    go_on.set()
+    thread.join(5)
+    assert os.read(reader, 1000).decode() == ",".join(["refused"] * 5 + ["True", "False", "parent", "0"])
+    os.close(reader)
+    send(rig)
+    assert rig.transport.sent == [b"M1:x"], "the parent goes on"
+
+
+def test_a_script_that_ends_without_close_is_flushed() -> None:
+    script = textwrap.dedent("""
+        import logging, threading
+        logging.basicConfig(format="%(message)s")
+        from tests.sockets.conftest import Rig, BOB
+        from srmudp.sockets.engine import Letter
+        rig = Rig().start()
+        rig.engine.send(Letter(b"x", 0, True, None), "bob", 0)
+        threading.Timer(0.1, rig.transport.arrive, (b"T1",), {"source": BOB}).start()
+        rig.endpoint.close = lambda now: print("closed, pending", rig.endpoint.pending, flush=True)
+    """)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert result.stdout == "closed, pending 0\n"
+    assert "was not closed before the program ended" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "ResourceWarning" not in result.stderr
+    assert result.returncode == 0
+
+
+def test_an_engine_event_for_an_unknown_token_is_ignored(rig: Rig) -> None:
+    from srmudp.protocol.events import MessageSettled
+
+    rig.emit(MessageSettled(999, "bob", None), PeerEvent(EventKind.LOST, "bob"))
+    assert rig.engine.drops() == {}
+    assert rig.engine.statuses()["bob"].state is PeerState.CONNECTED
+    assert module._HOOK_JOIN <= 1.0, "closing under fire returns within a second or so"
+    assert copy.copy(rig.engine._targets)
