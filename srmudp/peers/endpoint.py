@@ -118,6 +118,7 @@ class Endpoint:
         self._generation = 0
         self._receiving: dict[int, Peer] = {}  # peers with records since the last burst end
         self._closed = False
+        self._at_work: Peer | None = None  # whose state is being changed, for handle_interrupted
 
     # --- input
 
@@ -163,9 +164,21 @@ class Endpoint:
                 peer.scheduled = None
                 due.append(peer)
         for peer in due:
+            self._at_work = peer
             wanted = peer.next_timer()
             if wanted is not None and wanted <= now:
                 peer.on_timer(now)
+            self.touch(peer)
+
+    def handle_interrupted(self, now: float) -> None:
+        """An exception that nobody expects (Ctrl-C, lack of memory) left a call half done.
+
+        The session it may have touched is given up rather than gone on with; a new handshake follows, and what was
+        queued is sent again under its keys.
+        """
+        peer, self._at_work = self._at_work, None
+        if peer is not None and not self._closed:
+            peer.recover(now)
             self.touch(peer)
 
     # --- commands
@@ -324,6 +337,7 @@ class Endpoint:
         if len(content) > limit:
             raise MessageTooBig(f"a message of {len(content)} bytes is above the limit of {limit} (max_message_size)")
         token = next(self._tokens)
+        self._at_work = peer
         peer.messages_sent += 1
         if peer.state is PeerState.PASSIVE:
             self._events.append(MessageSettled(token, name, Failure.REMOVED_US))
@@ -337,6 +351,7 @@ class Endpoint:
         """The application has the message."""
         receipt = event.receipt
         assert isinstance(receipt, Receipt)
+        self._at_work = receipt.peer
         receipt.peer.on_taken(receipt, now)
         self.touch(receipt.peer)
 
@@ -369,6 +384,7 @@ class Endpoint:
             peer.send_close(CloseCode.REMOVED if peer.lingering else CloseCode.CLOSING, "", now)
             peer.cancel_attempt()
             peer.drop_candidate()
+            peer.connection.stop()
             peer.connection.fail_all(Failure.CLOSED)
             for token, failure in peer.connection.drain_settled():
                 self._events.append(MessageSettled(token, peer.name, failure))
@@ -403,7 +419,7 @@ class Endpoint:
             return self._direct.popleft()
         ready = self._ready
         while ready:
-            peer = ready[0]
+            peer = self._at_work = ready[0]
             transmit = peer.poll_transmit(now)
             if transmit is not None:
                 ready.rotate(-1)
@@ -484,14 +500,14 @@ class Endpoint:
             peer.send_close(CloseCode.REMOVED, "", now)
         peer.cancel_attempt()
         peer.drop_candidate()
+        if peer.connection.session is not None:
+            self.forget_session(peer.connection.session)
+        peer.connection.forget()
         peer.connection.fail_all(Failure.REMOVED)
         for token, failure in peer.connection.drain_settled():
             self._events.append(MessageSettled(token, peer.name, failure))
         if peer.room_wanted:
             self._events.append(RoomFreed(peer.name))
-        if peer.connection.session is not None:
-            self.forget_session(peer.connection.session)
-        peer.connection.forget()
         peer.state = PeerState.PASSIVE
         peer.addresses = []
         peer.linger_until = None
@@ -508,6 +524,7 @@ class Endpoint:
             self.drops["unknown_index" if len(buffer) - offset > RECORD_OVERHEAD else "malformed"] += 1
             return offset + segment_size
         peer, session = entry
+        self._at_work = peer
         opened: Opened | None
         run = parse_run(buffer, offset, segment_size)
         if run is not None:

@@ -551,6 +551,18 @@ class Peer:
         if state is PeerState.LOST and not self.lingering:
             self._endpoint.emit(ResolveWanted(self.name))
 
+    def recover(self, now: float) -> None:
+        """A call about this peer was interrupted anywhere in it: start from what is certain, the queued messages."""
+        self.cancel_attempt()
+        self.drop_candidate()
+        self.outbox.clear()
+        self.scheduled = None
+        if self.connected:
+            self.lose("interrupted; connecting anew", now)
+            self.next_attempt_at = now
+        self.connection.sending.recount()
+        self.connection.unreliable_out.fail_all(Failure.LOST)
+
     # --- output
 
     def poll_transmit(self, now: float) -> Transmit | None:

@@ -185,6 +185,29 @@ class SendHalf:
         self.withdrawals.clear()
         self.charged = 0
 
+    def recount(self) -> None:
+        """Derive every sum and queue anew from the messages themselves, after a call was interrupted half way."""
+        self._rotation.clear()
+        self._in_rotation.clear()
+        self.charged = self.queued_bytes = self.queued_messages = self._expiring = 0
+        for state in self.channels.values():
+            state.charged = sum(message.charge for message in state.started)
+            self.charged += state.charged
+            last = state.started[-1] if state.started else None
+            unsent = last is not None and not last.withdrawn and (last.sent < last.size or state.current is last)
+            state.current = last if unsent else None
+            state.next_sequence = max(state.next_sequence, last.sequence + 1 if last is not None else 0)
+            # Parts may have been taken for a record that was never sealed: all that is not known to be there goes again.
+            state.resend.clear()
+            for message in state.started:
+                self._send_missing(state, message)
+            for message in (*state.started, *state.waiting):
+                if not message.withdrawn:
+                    self.queued_bytes += message.size
+                    self.queued_messages += 1
+                    self._expiring += message.expires is not None
+            self._rotate_in(state)
+
     def synchronise(self, channel: int, expected: int | None) -> None:
         """The same instance says which sequence it expects next in a channel (None: it remembers nothing of it).
 
@@ -199,7 +222,7 @@ class SendHalf:
             for message in state.started:
                 message.acked = None
                 message.arrived = False
-                state.resend.append((message, 0, message.sent))
+                self._send_missing(state, message)
         elif expected > state.next_sequence:
             kept = [m for m in state.started if not m.withdrawn]
             for message in state.started:
@@ -245,6 +268,17 @@ class SendHalf:
         else:
             state.resend.extend((message, first, last + 1) for first, last in message.acked.missing(start, end - 1))
         self._rotate_in(state)
+
+    def _send_missing(self, state: SendChannel, message: OutgoingMessage) -> None:
+        """Queue again everything sent of a message that is not acknowledged."""
+        if message.arrived or message.withdrawn:
+            return
+        if message.acked is None or not message.sent:
+            state.resend.append((message, 0, message.sent))
+        else:
+            state.resend.extend(
+                (message, first, last + 1) for first, last in message.acked.missing(0, message.sent - 1)
+            )
 
     def on_taken(self, channel: int, next_sequence: int) -> None:
         """The application at the other end has every message of the channel below ``next_sequence``."""

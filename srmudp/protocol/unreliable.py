@@ -16,7 +16,7 @@ MAX_PARTIAL: Final = 64
 class OutgoingUnreliable:
     """An unreliable message: settled when every record with a part of it is acknowledged, or one is lost."""
 
-    __slots__ = ("channel", "content", "expires", "identifier", "parts", "sent", "settled", "token")
+    __slots__ = ("channel", "content", "expires", "identifier", "parts", "sent", "token")
 
     def __init__(self, token: int, channel: int, content: bytes, expires: float | None, identifier: int) -> None:
         self.token = token
@@ -26,7 +26,6 @@ class OutgoingUnreliable:
         self.identifier = identifier
         self.sent = 0
         self.parts = 0  # records carrying a part, not yet acknowledged
-        self.settled = False
 
 
 class UnreliableSendHalf:
@@ -35,21 +34,25 @@ class UnreliableSendHalf:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._queue: deque[OutgoingUnreliable] = deque()
+        self._unsettled: dict[int, OutgoingUnreliable] = {}
         self._next = 0
         self.queued_bytes = 0
-        self.pending = 0
         self.settled: list[tuple[int, Failure | None]] = []
 
     def add(self, token: int, channel: int, content: bytes, expires: float | None) -> None:
         """Queue a message, or settle it as dropped where the queue is full."""
-        self.pending += 1
-        message = OutgoingUnreliable(token, channel, content, expires, self._next)
+        message = self._unsettled[self._next] = OutgoingUnreliable(token, channel, content, expires, self._next)
         self._next += 1
         if self.queued_bytes and self.queued_bytes + len(content) > self._limit:
             self._settle(message, Failure.DROPPED)
             return
         self.queued_bytes += len(content)
         self._queue.append(message)
+
+    @property
+    def pending(self) -> int:
+        """Messages not settled."""
+        return len(self._unsettled)
 
     @property
     def has_work(self) -> bool:
@@ -91,16 +94,14 @@ class UnreliableSendHalf:
         self._settle(message, Failure.LOST)
 
     def fail_all(self, reason: Failure) -> None:
-        """Give up everything queued."""
-        for message in self._queue:
+        """Give up everything not settled."""
+        for message in list(self._unsettled.values()):
             self._settle(message, reason)
         self._queue.clear()
         self.queued_bytes = 0
 
     def _settle(self, message: OutgoingUnreliable, failure: Failure | None) -> None:
-        if not message.settled:
-            message.settled = True
-            self.pending -= 1
+        if self._unsettled.pop(message.identifier, None) is not None:
             self.settled.append((message.token, failure))
 
 

@@ -281,16 +281,16 @@ class Driver:
                 self._more = False
                 break
             out.append(transmit)
-        deadline = endpoint.next_timer()
-        if deadline is not None and deadline < self._sleep_until:
-            # Woken first and noted second: an interrupt in between costs a needless turn, never a missed deadline.
-            self._baton.wake()
-            self._sleep_until = -inf
         while (event := endpoint.next_event()) is not None:
             try:
                 self._on_event(event, now)
             except Exception as error:
                 self._fault("event", error)
+        deadline = endpoint.next_timer()
+        if deadline is not None and deadline < self._sleep_until:
+            # Woken first and noted second: an interrupt in between costs a needless turn, never a missed deadline.
+            self._baton.wake()
+            self._sleep_until = -inf
 
     # --- the way out ---
 

@@ -18,7 +18,7 @@ from math import inf
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..exceptions import MessageTooBig, QueueFull, SocketClosed, UnknownPeer
+from ..exceptions import LocalProtocolError, MessageTooBig, QueueFull, SocketClosed, UnknownPeer
 from ..models import Address, EventKind, Message, PeerEvent, PeerId, PeerStatus, Trust
 from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed
 from . import lifetime
@@ -50,8 +50,10 @@ _HOOK_JOIN = 1.0
 _LOOKUP_JOIN = 0.2
 """Seconds ``close`` waits for a name look-up, which cannot be cut short."""
 
+# What threads wait for.
 _PEERS = "peers"
 _IDLE = "idle"
+_ROOM = "room"  # of any peer, as one peer may have several names; few threads ever wait
 _KEEP = {EventKind.CONNECTED, EventKind.RECONNECTED, EventKind.PEER_CHANGED, EventKind.ROAMED}
 
 
@@ -91,7 +93,8 @@ class Engine:
         self._accept = accept
         self._pid = os.getpid()
         self._targets: dict[str, Target] = {}  # added peers, by name; changed under the lock
-        self._deliveries: dict[int, Delivery] = {}  # by token; under the lock; every message is settled one day
+        # Token to delivery and the name it was sent to (an alias, perhaps); under the lock. Each is settled one day.
+        self._deliveries: dict[int, tuple[Delivery, str]] = {}
         self._closer: tuple[int, object] | None = None
         self._flush_until = inf
         self._finished = threading.Event()
@@ -127,12 +130,13 @@ class Engine:
             message = Message(event.content, event.peer, time(), event.peer_id, event.channel)
             self.hooks.deliver(message, event)
         elif isinstance(event, MessageSettled):
-            delivery = self._deliveries.pop(event.token, None)
-            if delivery is not None:
-                delivery.settle(event.peer, None if event.failure is None else event.failure.value)
+            sent = self._deliveries.pop(event.token, None)
+            if sent is not None:
+                delivery, name = sent
+                delivery.settle(name, None if event.failure is None else event.failure.value)
             self.driver.topics.wake(_IDLE)
         elif isinstance(event, RoomFreed):
-            self.driver.topics.wake(("room", event.peer))
+            self.driver.topics.wake(_ROOM)
         elif isinstance(event, ResolveWanted):
             target = self._targets.get(event.peer)
             if target is not None and target.hosts:
@@ -142,7 +146,7 @@ class Engine:
 
     def _on_peer_event(self, event: PeerEvent) -> None:
         self.driver.topics.wake(_PEERS)
-        self.driver.topics.wake(("room", event.peer))  # a removed or changed peer has no queue to wait for
+        self.driver.topics.wake(_ROOM)  # a removed or changed peer has no queue to wait for
         if event.kind is EventKind.PENDING and self._accept is not None:
             self.hooks.call(functools.partial(self._decide, event))
         if self.known is not None and event.kind in _KEEP and event.peer in self._targets:
@@ -251,7 +255,7 @@ class Engine:
         for name in dict.fromkeys(names):
             endpoint.remove_peer(name, now)
             self._targets.pop(name, None)
-            self.driver.topics.wake(("room", name))
+        self.driver.topics.wake(_ROOM)
         self.driver.topics.wake(_PEERS)
 
     @staticmethod
@@ -271,6 +275,10 @@ class Engine:
                 self._save_known()
 
     def _trust(self, now: float, name: str, peer_id: PeerId | None) -> None:
+        if peer_id is None:
+            statuses = self.driver.endpoint.statuses(now)
+            if name in statuses and statuses[name].peer_id is None:
+                raise LocalProtocolError(f"{name!r} has not proven a key yet; wait_connected({name!r}) first")
         self.driver.endpoint.trust(name, peer_id, now)
         target = self._targets.get(name)
         if target is not None and peer_id is not None:
@@ -366,7 +374,7 @@ class Engine:
     def _queue(self, now: float, delivery: Delivery, name: str, letter: Letter) -> None:
         content, channel, reliable, ttl = letter
         token = self.driver.endpoint.send_message(name, content, channel=channel, reliable=reliable, ttl=ttl, now=now)
-        self._deliveries[token] = delivery
+        self._deliveries[token] = delivery, name
         delivery.expect(name)
 
     def _address(
@@ -378,7 +386,11 @@ class Engine:
         if recipient is None:
             names = endpoint.everyone(now)
             present = set(names)
-            return names, tuple(name for name in self._targets if name not in present)
+            absent = [name for name in self._targets if name not in present]
+            if absent:  # an alias is not left out if its peer is not
+                statuses = endpoint.statuses(now)
+                absent = [name for name in absent if name not in statuses or statuses[name].name not in present]
+            return names, tuple(absent)
         names = list(dict.fromkeys(recipient))
         for name in names:
             endpoint.has_room(name, 0)
@@ -392,9 +404,8 @@ class Engine:
             for start in range(0, len(names), _AT_ONCE):
                 self.driver.run(self._queue_some, delivery, names[start : start + _AT_ONCE], waiting, letter)
             if waiting and timeout > 0 and not self.driver.interrupted_here():
-                rooms = [("room", name) for name in waiting]
                 attempt = functools.partial(self._queue_waiting, delivery, waiting, letter)
-                self.driver.wait_until(attempt, rooms, deadline)
+                self.driver.wait_until(attempt, (_ROOM,), deadline)
             failure = Failure.QUEUE_FULL
         except SocketClosed:
             known = delivery.pending | delivery.delivered | delivery.failed.keys()
@@ -572,9 +583,8 @@ class Engine:
 
     def _fail_rest(self, now: float) -> None:
         while self._deliveries:
-            _, delivery = self._deliveries.popitem()
-            for name in delivery.pending:
-                delivery.settle(name, Failure.CLOSED.value)
+            _, (delivery, name) = self._deliveries.popitem()
+            delivery.settle(name, Failure.CLOSED.value)
 
     def abandon(self) -> None:
         """Close without flushing, on the timer thread; takes no lock: for finalizers, which run anywhere."""
