@@ -13,7 +13,6 @@ from __future__ import annotations
 import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import count
 from typing import Any, Final
 
@@ -21,22 +20,13 @@ from ..config import CHANNELS, Config
 from ..crypto.backend import Backend
 from ..crypto.keys import Identity
 from ..exceptions import DecodeError, MessageTooBig
-from ..models import Address, EventKind, PeerEvent, PeerId, PeerState, PeerStatus, Trust
+from ..models import Address, EventKind, PeerId, PeerState, PeerStatus, Trust
 from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, RoomFreed
-from ..protocol.handshake import (
-    Agreed,
-    Answer,
-    Opening,
-    Self,
-    answer_punch,
-    open_attempt,
-    read_public_key,
-    read_shared_key,
-)
+from ..protocol.handshake import Agreed, Self
 from ..protocol.messages import ReceiveBudget
 from ..protocol.records import Opened
 from ..protocol.session import Session
-from ..wire.frames import Close, CloseCode, serialise
+from ..wire.frames import CloseCode
 from ..wire.packet import (
     PUBLIC_KEY,
     PUNCH,
@@ -45,26 +35,21 @@ from ..wire.packet import (
     RESEND,
     SHARED_KEY,
     UnknownVersion,
-    parse_public_key,
-    parse_punch,
     parse_run,
     parse_segment,
-    parse_shared_key,
 )
-from .admission import AcceptPolicy, Admission, HalfOpen, Verdict
+from .admission import AcceptPolicy, Admission
+from .handshakes import Handshakes
 from .jobs import Job
-from .peer import MAX_JOBS, Attempt, Peer, Receipt, Transmit
+from .peer import Attempt, Peer, Receipt, Transmit
 from .registry import Registry
 
 __all__ = ["AcceptPolicy", "Endpoint", "Job", "Transmit"]
 
 KEEPALIVE: Final = 15.0
 """Seconds of silence at most: half of what the shortest-lived common NAT mappings bear."""
-MAX_KEY_AGREEMENT_JOBS: Final = 256
 HANDSHAKE_RATE: Final = {"cryptography": 200.0, "pycryptodome": 20.0}
 """Answers to punches per second, by what key agreement costs."""
-GENERATION_TRUST: Final = 1 << 31
-"""A generation beyond it is some peer's nonsense and is not carried over to others."""
 
 
 class Endpoint:
@@ -101,21 +86,18 @@ class Endpoint:
         """Discarded input: reason -> count."""
         self.budget = ReceiveBudget(config.receive_budget, config.max_message_size)
         self._backend = backend
-        self._us = Self(backend, identity, random(16), name)
+        us = Self(backend, identity, random(16), name)
         self._registry = Registry()
         self._admission = Admission(
             identity.peer_id, accept, self._registry, self.drops, HANDSHAKE_RATE.get(backend.name, 20.0)
         )
         self._sessions: dict[int, tuple[Peer, Session]] = {}
-        self._attempts: dict[int, tuple[Peer, Attempt]] = {}
         self._events: deque[Event] = deque()
-        self._jobs: deque[Job[Any]] = deque()
-        self._direct: deque[Transmit] = deque()  # handshake answers that belong to no peer yet
+        self._handshakes = Handshakes(self, us, backend, self._registry, self._admission)
         self._ready: deque[Peer] = deque()
         self._timers: list[tuple[float, int, Peer]] = []
         self._order = count()
         self._tokens = count(1)
-        self._generation = 0
         self._receiving: dict[int, Peer] = {}  # peers with records since the last burst end
         self._closed = False
         self._at_work: Peer | None = None  # whose state is being changed, for handle_interrupted
@@ -124,6 +106,8 @@ class Endpoint:
 
     def handle_batch(self, buffer: bytes, segment_size: int, source: Address, now: float) -> None:
         """Datagrams of one sender, back to back; each ``segment_size`` bytes, the last may be shorter."""
+        if self._closed:
+            return
         offset, end = 0, len(buffer)
         while offset < end:
             kind = buffer[offset]
@@ -134,11 +118,11 @@ class Endpoint:
             offset += segment_size
             try:
                 if kind == PUNCH:
-                    self._on_punch(datagram, source, now)
+                    self._handshakes.on_punch(datagram, source, now)
                 elif kind == PUBLIC_KEY:
-                    self._on_public_key(datagram, source)
+                    self._handshakes.on_public_key(datagram, source)
                 elif kind == SHARED_KEY:
-                    self._on_shared_key(datagram, source, now)
+                    self._handshakes.on_shared_key(datagram, source, now)
                 else:
                     self.drops["unknown_type"] += 1
             except UnknownVersion:
@@ -274,7 +258,7 @@ class Endpoint:
         if wanted == self.peer_id or self._registry.by_id(wanted) not in (None, peer):
             raise ValueError("that key belongs to somebody else")
         if peer.peer_id not in (None, wanted):
-            self._change_key(peer, wanted, now)
+            self._handshakes.change_key(peer, wanted, now)
         elif peer.peer_id is None:
             self._registry.bind(peer, wanted)
         peer.trust = Trust.PINNED
@@ -390,7 +374,7 @@ class Endpoint:
                 self._events.append(MessageSettled(token, peer.name, failure))
             peer.connection.forget()
         self._sessions.clear()
-        self._jobs.clear()
+        self._handshakes.jobs.clear()
         self._timers.clear()
 
     @property
@@ -406,7 +390,7 @@ class Endpoint:
 
     def next_job(self) -> Job[Any] | None:
         """A key agreement to be run outside the lock and given back to :meth:`finish_job`."""
-        return self._jobs.popleft() if self._jobs else None
+        return self._handshakes.jobs.popleft() if self._handshakes.jobs else None
 
     def finish_job(self, job: Job[Any], now: float) -> None:
         """Commit a job that has run."""
@@ -415,8 +399,8 @@ class Endpoint:
 
     def poll_transmit(self, now: float) -> Transmit | None:
         """The next batch for the transport; peers take turns."""
-        if self._direct:
-            return self._direct.popleft()
+        if self._handshakes.answers:
+            return self._handshakes.answers.popleft()
         ready = self._ready
         while ready:
             peer = self._at_work = ready[0]
@@ -458,26 +442,16 @@ class Endpoint:
             self._ready.append(peer)
 
     def note_generation(self, generation: int) -> None:
-        """A session of this generation is being made with some peer."""
-        if self._generation < generation < GENERATION_TRUST:
-            self._generation = generation
+        """See :meth:`Handshakes.note_generation`."""
+        self._handshakes.note_generation(generation)
 
     def open_attempt(self, peer: Peer, now: float) -> Attempt:
-        """Begin an attempt; its first arrow is made by a job."""
-        attempt = Attempt(self._new_index(), now, peer.peer_id)
-        self._attempts[attempt.index] = (peer, attempt)
-        compute = partial(open_attempt, self._us, attempt.index, self.random(32), peer.peer_id)
-
-        def commit(opening: Opening | None, now: float) -> None:
-            peer.on_opening(attempt, opening, now)
-            self.touch(peer)
-
-        self._jobs.append(Job(compute, commit))
-        return attempt
+        """See :meth:`Handshakes.open_attempt`."""
+        return self._handshakes.open_attempt(peer, now)
 
     def forget_attempt(self, attempt: Attempt) -> None:
-        """Its answers are no longer wanted."""
-        self._attempts.pop(attempt.index, None)
+        """See :meth:`Handshakes.forget_attempt`."""
+        self._handshakes.forget_attempt(attempt)
 
     def new_session(self, peer: Peer, agreed: Agreed, now: float) -> Session:
         """Keys for a peer, findable by their index."""
@@ -552,229 +526,13 @@ class Endpoint:
             self.touch(peer)
         return following
 
-    # --- the first arrow
-
-    def _on_punch(self, datagram: bytes, source: Address, now: float) -> None:
-        punch = parse_punch(datagram)
-        own = self._attempts.get(punch.index)
-        if own is not None and own[1].opening is not None and own[1].opening.punch == datagram:
-            self.drops["reflected_punch"] += 1
-            own[0].failure = "our own punch came back: is the address our own?"
-            return
-        known = self._admission.known(punch)
-        if known is not None:
-            if known.answer is not None:
-                self._direct.append(Transmit(known.answer.public_key, len(known.answer.public_key), source))
-            return
-        if self._closed or not self._admission.may_answer(punch, source, now):
-            return
-        if len(self._jobs) >= MAX_KEY_AGREEMENT_JOBS:
-            self.drops["handshake_busy"] += 1
-            return
-        half_open = self._admission.remember(punch, source, now)
-        generation = self._generation + 1
-        compute = partial(answer_punch, self._us, punch, source, self._new_index(), self.random(32), generation)
-
-        def commit(answer: Answer | None, now: float) -> None:
-            if answer is None:
-                self.drops["bad_punch"] += 1
-                self._admission.forget(half_open)
-                return
-            self._admission.answered(half_open, answer)
-            self._direct.append(Transmit(answer.public_key, len(answer.public_key), source))
-
-        self._jobs.append(Job(compute, commit))
-
-    # --- the second arrow
-
-    def _on_public_key(self, datagram: bytes, source: Address) -> None:
-        message = parse_public_key(datagram)
-        entry = self._attempts.get(message.index)
-        if entry is None:
-            self.drops["unknown_index"] += 1
-            return
-        peer, attempt = entry
-        if attempt.opening is None or attempt.agreed is not None or datagram in attempt.jobs:
-            self.drops["duplicate_handshake"] += 1
-            return
-        if len(attempt.jobs) >= MAX_JOBS:
-            self.drops["handshake_busy"] += 1
-            return
-        attempt.jobs.add(datagram)
-        instance, generation, tried = peer.instance, peer.generation, peer.tried
-
-        def generation_after(other: bytes) -> int:
-            known = generation if other == instance else 0
-            return max(known, tried[1] if tried[0] == other else 0)
-
-        compute = partial(read_public_key, self._us, attempt.opening, message, source, generation_after)
-
-        def commit(agreed: Agreed | None, now: float) -> None:
-            attempt.jobs.discard(datagram)
-            if agreed is None:
-                self.drops["bad_public_key"] += 1
-            elif peer.attempt is not attempt or attempt.agreed is not None:
-                self.drops["duplicate_handshake"] += 1
-            elif self._may_answer_name(peer, agreed, source, now):
-                peer.on_agreed(attempt, agreed, source, now)
-            self.touch(peer)
-
-        self._jobs.append(Job(compute, commit))
-
-    def _may_answer_name(self, peer: Peer, agreed: Agreed, source: Address, now: float) -> bool:
-        """Whether the key that answered our punch may have the peer's name. Binds it if so."""
-        peer_id = agreed.hello.peer_id
-        if peer.peer_id == peer_id:
-            return True
-        if peer_id == self.peer_id:
-            self._refuse(peer, peer_id, source, "the address answers with our own identity", now)
-            return False
-        if peer.pinned:
-            self._refuse(peer, peer_id, source, f"another key than the pinned one answered ({peer_id})", now)
-            return False
-        owner = self._registry.by_id(peer_id)
-        if owner is not None:
-            self._make_alias(peer, owner, now)
-            return False
-        if peer.peer_id is None:
-            self._registry.bind(peer, peer_id)
-            peer.trust = Trust.FIRST_USE
-            return True
-        if source not in peer.addresses:
-            self._refuse(peer, peer_id, source, "another key answered from an address that was not configured", now)
-            return False
-        self._change_key(peer, peer_id, now)
-        return True
-
-    def _refuse(self, peer: Peer, peer_id: PeerId, source: Address, reason: str, now: float) -> None:
-        self.drops["refused_identity"] += 1
-        peer.cancel_attempt()
-        peer.state = PeerState.REFUSED
-        peer.failure = reason
-        peer.next_attempt_at = now + peer.punch_interval(now)
-        self._events.append(PeerEvent(EventKind.REFUSED, peer.name, peer_id, source, reason))
-
-    def _change_key(self, peer: Peer, peer_id: PeerId, now: float) -> None:
-        """Another key takes the name: what was meant for the old one must not reach the new one."""
-        old = peer.peer_id
-        if peer.connected:
-            peer.send_close(CloseCode.REFUSED, "", now)
-            peer.lose("another key took the name", now)
-        peer.connection.fail_all(Failure.PEER_CHANGED)
-        peer.collect_settled(now)
-        self._registry.bind(peer, peer_id)
-        peer.instance = None
-        peer.generation = 0
-        peer.trust = Trust.FIRST_USE
-        peer.emit(EventKind.PEER_CHANGED, peer.address, f"the key changed; it was {old}")
-
-    def _make_alias(self, peer: Peer, owner: Peer, now: float) -> None:
-        """``peer`` turned out to be ``owner`` under another name: one peer, two names."""
-        name = peer.name
-        peer.cancel_attempt()
-        peer.drop_candidate()
-        waiting = [message for channel in peer.connection.sending.channels.values() for message in channel.waiting]
-        self._registry.drop(peer)
-        peer.state = PeerState.PASSIVE
-        peer.addresses = []
-        if owner.lingering:
-            owner.linger_until = None
-            self._registry.rename(owner, name)
-        else:
-            self._registry.alias(name, owner)
-        for message in waiting:
-            owner.connection.send_message(message.token, message.content, message.channel, True, message.expires)
-        peer.connection.unreliable_out.fail_all(Failure.REMOVED)
-        peer.collect_settled(now)
-        self.touch(owner)
-
-    # --- the third arrow
-
-    def _on_shared_key(self, datagram: bytes, source: Address, now: float) -> None:
-        message = parse_shared_key(datagram)
-        half_open = self._admission.waiting_at(message.index)
-        if half_open is None or half_open.answer is None:
-            self.drops["unknown_index"] += 1
-            return
-        if half_open.accepted:
-            if half_open.accepted == datagram and half_open.peer is not None and half_open.session is not None:
-                half_open.peer.send_established(half_open.session, source, now)
-            else:
-                self.drops["duplicate_handshake"] += 1
-            return
-        if half_open.job_running:
-            self.drops["handshake_busy"] += 1
-            return
-        half_open.job_running = True
-
-        def commit(agreed: Agreed | None, now: float) -> None:
-            half_open.job_running = False
-            if agreed is None:
-                self.drops["bad_shared_key"] += 1
-            elif not half_open.accepted:
-                self._on_proven(half_open, agreed, datagram, source, now)
-
-        self._jobs.append(Job(partial(read_shared_key, half_open.answer, message), commit))
-
-    def _on_proven(self, half_open: HalfOpen, agreed: Agreed, datagram: bytes, source: Address, now: float) -> None:
-        """Somebody proved a key. Whose name may it have?"""
-        peer_id = agreed.hello.peer_id
-        peer = self._registry.by_id(peer_id)
-        if peer_id == self.peer_id:
-            self.drops["own_identity"] += 1
-            self._admission.forget(half_open)
-            return
-        if peer is None:
-            peer = self._let_in(half_open, agreed, source, now)
-            if peer is None:
-                return
-        dropped = peer.may_accept(agreed)
-        if dropped is not None:
-            self.drops[dropped] += 1
-            return
-        half_open.accepted = datagram
-        half_open.peer = peer
-        half_open.session = peer.accept(agreed, source, now)
-        self.touch(peer)
-
-    def _let_in(self, half_open: HalfOpen, agreed: Agreed, source: Address, now: float) -> Peer | None:
-        peer_id = agreed.hello.peer_id
-        matched = self._admission.match(source) if not self._registry.was_removed(peer_id) else None
-        if matched is not None:
-            peer, trust = matched
-            self._registry.bind(peer, peer_id)
-            peer.trust = trust
-            return peer
-        verdict, ask = self._admission.judge(agreed, now)
-        strangers = sum(peer.stranger for peer in self._registry)
-        if verdict is Verdict.WELCOME and strangers >= self.config.max_strangers:
-            self.drops["too_many_strangers"] += 1
-            verdict = Verdict.REFUSED
-        if verdict is Verdict.WELCOME:
-            claimed = "".join(c for c in agreed.hello.name if c.isprintable()).strip()
-            peer = Peer(self, self._registry.free_name(claimed, peer_id), now, stranger=True)
-            self._registry.add(peer)
-            self._registry.bind(peer, peer_id)
-            peer.trust = Trust.ADMITTED
-            return peer
-        if verdict is Verdict.REFUSED:
-            self.drops["refused_stranger"] += 1
-            session = Session(self._backend, agreed, self.drops, 0, now)
-            _, _, wire = session.seal(
-                serialise(Close(CloseCode.REFUSED, "")).ljust(16, b"\x00"), self.config.initial_mtu
-            )
-            self._direct.append(Transmit(wire, len(wire), source))
-            self._admission.forget(half_open)
-        elif ask:
-            self._events.append(PeerEvent(EventKind.PENDING, agreed.hello.name, peer_id, source, "asks to be admitted"))
-        return None
-
     # --- small helpers
 
-    def _new_index(self) -> int:
+    def new_index(self) -> int:
+        """A random receive index that is free."""
         while True:
             index = int.from_bytes(self.random(8), "big")
-            if index and index not in self._sessions and index not in self._attempts:
+            if index and index not in self._sessions and not self._handshakes.is_waiting_at(index):
                 return index
 
     def _schedule(self, peer: Peer) -> None:

@@ -9,16 +9,19 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
+from ..config import Config
 from ..exceptions import DecodeError, RemoteProtocolError
 from ..models import Address, EventKind, PeerEvent, PeerId, PeerState, PeerStats, PeerStatus, Trust
 from ..protocol.congestion import make_controller
 from ..protocol.connection import Connection
-from ..protocol.events import Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed
+from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed
 from ..protocol.handshake import Agreed, Opening, outranks
+from ..protocol.messages import ReceiveBudget
 from ..protocol.pacer import Pacer
 from ..protocol.records import Opened
 from ..protocol.recovery import Path
@@ -35,9 +38,6 @@ from ..wire.frames import (
     serialise,
 )
 from .paths import PathValidator
-
-if TYPE_CHECKING:
-    from .endpoint import Endpoint
 
 ATTEMPT_LIFETIME: Final = 10.0
 """Seconds one attempt repeats identical PUNCH bytes, and a half-open session lives."""
@@ -92,10 +92,54 @@ class Attempt:
     interval: float = SHARED_KEY_INTERVAL
 
 
+class Host(Protocol):
+    """What a peer asks of the endpoint it lives in."""
+
+    config: Config
+    random: Callable[[int], bytes]
+    timeout: float
+    keepalive: float
+    drops: Counter[str]
+    budget: ReceiveBudget
+
+    def emit(self, event: Event) -> None:
+        """Queue an event."""
+
+    def touch(self, peer: Peer) -> None:
+        """The peer may have something to send or another deadline."""
+
+    def new_index(self) -> int:
+        """A random receive index that is free."""
+        ...
+
+    def note_generation(self, generation: int) -> None:
+        """A session of this generation is being made with some peer."""
+
+    def open_attempt(self, peer: Peer, now: float) -> Attempt:
+        """Begin an attempt; its first arrow is made by a job."""
+        ...
+
+    def forget_attempt(self, attempt: Attempt) -> None:
+        """Its answers are no longer wanted."""
+
+    def new_session(self, peer: Peer, agreed: Agreed, now: float) -> Session:
+        """Keys for a peer, findable by their index."""
+        ...
+
+    def forget_session(self, session: Session) -> None:
+        """Nothing opens under these keys any more."""
+
+    def forget_half_open(self, session: Session) -> None:
+        """The session is confirmed."""
+
+    def finish_removal(self, peer: Peer, now: float) -> None:
+        """The peer's last message is home, or its time is over."""
+
+
 class Peer:
     """The state of one peer. Every method is called under the endpoint lock."""
 
-    def __init__(self, endpoint: Endpoint, name: str, now: float, *, stranger: bool = False) -> None:
+    def __init__(self, endpoint: Host, name: str, now: float, *, stranger: bool = False) -> None:
         self._endpoint = endpoint
         self.name = name
         self.aliases: set[str] = set()

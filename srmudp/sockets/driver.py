@@ -301,7 +301,7 @@ class Driver:
             True if this call has done its share and something is left for the receiver thread.
         """
         share = _SHARE
-        while share > 0:
+        while share > 0 and not self.stopped:
             if self._out and not self._blocked:
                 try:
                     if not self._send_lock.acquire(blocking=False) or self._sending:

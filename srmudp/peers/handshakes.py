@@ -1,0 +1,297 @@
+"""The three arrows that lead to a session: cheap checks first, key agreement in jobs, then whose name the key may have.
+
+``on_punch``, ``on_public_key`` and ``on_shared_key`` look at one datagram each and queue a :class:`Job` where that is
+worth the cost; the job's commit decides under the lock, on the state as it is then.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import Any, Final
+
+from ..crypto.backend import Backend
+from ..models import Address, EventKind, PeerEvent, PeerId, PeerState, Trust
+from ..protocol.events import Failure
+from ..protocol.handshake import (
+    Agreed,
+    Answer,
+    Opening,
+    Self,
+    answer_punch,
+    open_attempt,
+    read_public_key,
+    read_shared_key,
+)
+from ..protocol.session import Session
+from ..wire.frames import Close, CloseCode, serialise
+from ..wire.packet import parse_public_key, parse_punch, parse_shared_key
+from .admission import Admission, HalfOpen, Verdict
+from .jobs import Job
+from .peer import MAX_JOBS, Attempt, Host, Peer, Transmit
+from .registry import Registry
+
+MAX_KEY_AGREEMENT_JOBS: Final = 256
+GENERATION_TRUST: Final = 1 << 31
+"""A generation beyond it is some peer's nonsense and is not carried over to others."""
+
+
+class Handshakes:
+    """Every attempt of one socket, ours and others'. Called under the endpoint lock."""
+
+    def __init__(self, host: Host, us: Self, backend: Backend, registry: Registry, admission: Admission) -> None:
+        self._host = host
+        self._us = us
+        self._backend = backend
+        self._registry = registry
+        self._admission = admission
+        self._attempts: dict[int, tuple[Peer, Attempt]] = {}
+        self._generation = 0
+        self.jobs: deque[Job[Any]] = deque()
+        self.answers: deque[Transmit] = deque()
+        """Datagrams for whoever punched; they belong to no peer yet."""
+
+    def note_generation(self, generation: int) -> None:
+        """A session of this generation is being made with some peer."""
+        if self._generation < generation < GENERATION_TRUST:
+            self._generation = generation
+
+    def open_attempt(self, peer: Peer, now: float) -> Attempt:
+        """Begin an attempt; its first arrow is made by a job."""
+        attempt = Attempt(self._host.new_index(), now, peer.peer_id)
+        self._attempts[attempt.index] = (peer, attempt)
+        compute = partial(open_attempt, self._us, attempt.index, self._host.random(32), peer.peer_id)
+
+        def commit(opening: Opening | None, now: float) -> None:
+            peer.on_opening(attempt, opening, now)
+            self._host.touch(peer)
+
+        self.jobs.append(Job(compute, commit))
+        return attempt
+
+    def is_waiting_at(self, index: int) -> bool:
+        """True if an attempt of ours waits for an answer at this index."""
+        return index in self._attempts
+
+    def forget_attempt(self, attempt: Attempt) -> None:
+        """Its answers are no longer wanted."""
+        self._attempts.pop(attempt.index, None)
+
+    # --- the first arrow
+
+    def on_punch(self, datagram: bytes, source: Address, now: float) -> None:
+        punch = parse_punch(datagram)
+        own = self._attempts.get(punch.index)
+        if own is not None and own[1].opening is not None and own[1].opening.punch == datagram:
+            self._host.drops["reflected_punch"] += 1
+            own[0].failure = "our own punch came back: is the address our own?"
+            return
+        known = self._admission.known(punch)
+        if known is not None:
+            if known.answer is not None:
+                self.answers.append(Transmit(known.answer.public_key, len(known.answer.public_key), source))
+            return
+        if not self._admission.may_answer(punch, source, now):
+            return
+        if len(self.jobs) >= MAX_KEY_AGREEMENT_JOBS:
+            self._host.drops["handshake_busy"] += 1
+            return
+        half_open = self._admission.remember(punch, source, now)
+        generation = self._generation + 1
+        compute = partial(
+            answer_punch, self._us, punch, source, self._host.new_index(), self._host.random(32), generation
+        )
+
+        def commit(answer: Answer | None, now: float) -> None:
+            if answer is None:
+                self._host.drops["bad_punch"] += 1
+                self._admission.forget(half_open)
+                return
+            self._admission.answered(half_open, answer)
+            self.answers.append(Transmit(answer.public_key, len(answer.public_key), source))
+
+        self.jobs.append(Job(compute, commit))
+
+    # --- the second arrow
+
+    def on_public_key(self, datagram: bytes, source: Address) -> None:
+        message = parse_public_key(datagram)
+        entry = self._attempts.get(message.index)
+        if entry is None:
+            self._host.drops["unknown_index"] += 1
+            return
+        peer, attempt = entry
+        if attempt.opening is None or attempt.agreed is not None or datagram in attempt.jobs:
+            self._host.drops["duplicate_handshake"] += 1
+            return
+        if len(attempt.jobs) >= MAX_JOBS:
+            self._host.drops["handshake_busy"] += 1
+            return
+        attempt.jobs.add(datagram)
+        instance, generation, tried = peer.instance, peer.generation, peer.tried
+
+        def generation_after(other: bytes) -> int:
+            known = generation if other == instance else 0
+            return max(known, tried[1] if tried[0] == other else 0)
+
+        compute = partial(read_public_key, self._us, attempt.opening, message, source, generation_after)
+
+        def commit(agreed: Agreed | None, now: float) -> None:
+            attempt.jobs.discard(datagram)
+            if agreed is None:
+                self._host.drops["bad_public_key"] += 1
+            elif peer.attempt is not attempt or attempt.agreed is not None:
+                self._host.drops["duplicate_handshake"] += 1
+            elif self._may_answer_name(peer, agreed, source, now):
+                peer.on_agreed(attempt, agreed, source, now)
+            self._host.touch(peer)
+
+        self.jobs.append(Job(compute, commit))
+
+    def _may_answer_name(self, peer: Peer, agreed: Agreed, source: Address, now: float) -> bool:
+        """Whether the key that answered our punch may have the peer's name. Binds it if so."""
+        peer_id = agreed.hello.peer_id
+        if peer.peer_id == peer_id:
+            return True
+        if peer_id == self._us.identity.peer_id:
+            self._refuse(peer, peer_id, source, "the address answers with our own identity", now)
+            return False
+        if peer.pinned:
+            self._refuse(peer, peer_id, source, f"another key than the pinned one answered ({peer_id})", now)
+            return False
+        owner = self._registry.by_id(peer_id)
+        if owner is not None:
+            self._make_alias(peer, owner, now)
+            return False
+        if peer.peer_id is None:
+            self._registry.bind(peer, peer_id)
+            peer.trust = Trust.FIRST_USE
+            return True
+        if source not in peer.addresses:
+            self._refuse(peer, peer_id, source, "another key answered from an address that was not configured", now)
+            return False
+        self.change_key(peer, peer_id, now)
+        return True
+
+    def _refuse(self, peer: Peer, peer_id: PeerId, source: Address, reason: str, now: float) -> None:
+        self._host.drops["refused_identity"] += 1
+        peer.cancel_attempt()
+        peer.state = PeerState.REFUSED
+        peer.failure = reason
+        peer.next_attempt_at = now + peer.punch_interval(now)
+        self._host.emit(PeerEvent(EventKind.REFUSED, peer.name, peer_id, source, reason))
+
+    def change_key(self, peer: Peer, peer_id: PeerId, now: float) -> None:
+        """Another key takes the name: what was meant for the old one must not reach the new one."""
+        old = peer.peer_id
+        if peer.connected:
+            peer.send_close(CloseCode.REFUSED, "", now)
+            peer.lose("another key took the name", now)
+        peer.connection.fail_all(Failure.PEER_CHANGED)
+        peer.collect_settled(now)
+        self._registry.bind(peer, peer_id)
+        peer.instance = None
+        peer.generation = 0
+        peer.trust = Trust.FIRST_USE
+        peer.emit(EventKind.PEER_CHANGED, peer.address, f"the key changed; it was {old}")
+
+    def _make_alias(self, peer: Peer, owner: Peer, now: float) -> None:
+        """``peer`` turned out to be ``owner`` under another name: one peer, two names."""
+        name = peer.name
+        peer.cancel_attempt()
+        peer.drop_candidate()
+        waiting = [message for channel in peer.connection.sending.channels.values() for message in channel.waiting]
+        self._registry.drop(peer)
+        peer.state = PeerState.PASSIVE
+        peer.addresses = []
+        if owner.lingering:
+            owner.linger_until = None
+            self._registry.rename(owner, name)
+        else:
+            self._registry.alias(name, owner)
+        for message in waiting:
+            owner.connection.send_message(message.token, message.content, message.channel, True, message.expires)
+        peer.connection.unreliable_out.fail_all(Failure.REMOVED)
+        peer.collect_settled(now)
+        self._host.touch(owner)
+
+    # --- the third arrow
+
+    def on_shared_key(self, datagram: bytes, source: Address, now: float) -> None:
+        message = parse_shared_key(datagram)
+        half_open = self._admission.waiting_at(message.index)
+        if half_open is None or half_open.answer is None:
+            self._host.drops["unknown_index"] += 1
+            return
+        if half_open.accepted:
+            if half_open.accepted == datagram and half_open.peer is not None and half_open.session is not None:
+                half_open.peer.send_established(half_open.session, source, now)
+            else:
+                self._host.drops["duplicate_handshake"] += 1
+            return
+        if half_open.job_running:
+            self._host.drops["handshake_busy"] += 1
+            return
+        half_open.job_running = True
+
+        def commit(agreed: Agreed | None, now: float) -> None:
+            half_open.job_running = False
+            if agreed is None:
+                self._host.drops["bad_shared_key"] += 1
+            elif not half_open.accepted:
+                self._on_proven(half_open, agreed, datagram, source, now)
+
+        self.jobs.append(Job(partial(read_shared_key, half_open.answer, message), commit))
+
+    def _on_proven(self, half_open: HalfOpen, agreed: Agreed, datagram: bytes, source: Address, now: float) -> None:
+        """Somebody proved a key. Whose name may it have?"""
+        peer_id = agreed.hello.peer_id
+        peer = self._registry.by_id(peer_id)
+        if peer_id == self._us.identity.peer_id:
+            self._host.drops["own_identity"] += 1
+            self._admission.forget(half_open)
+            return
+        if peer is None:
+            peer = self._let_in(half_open, agreed, source, now)
+            if peer is None:
+                return
+        dropped = peer.may_accept(agreed)
+        if dropped is not None:
+            self._host.drops[dropped] += 1
+            return
+        half_open.accepted = datagram
+        half_open.peer = peer
+        half_open.session = peer.accept(agreed, source, now)
+        self._host.touch(peer)
+
+    def _let_in(self, half_open: HalfOpen, agreed: Agreed, source: Address, now: float) -> Peer | None:
+        peer_id = agreed.hello.peer_id
+        matched = self._admission.match(source) if not self._registry.was_removed(peer_id) else None
+        if matched is not None:
+            peer, trust = matched
+            self._registry.bind(peer, peer_id)
+            peer.trust = trust
+            return peer
+        verdict, ask = self._admission.judge(agreed, now)
+        strangers = sum(peer.stranger for peer in self._registry)
+        if verdict is Verdict.WELCOME and strangers >= self._host.config.max_strangers:
+            self._host.drops["too_many_strangers"] += 1
+            verdict = Verdict.REFUSED
+        if verdict is Verdict.WELCOME:
+            claimed = "".join(c for c in agreed.hello.name if c.isprintable()).strip()
+            peer = Peer(self._host, self._registry.free_name(claimed, peer_id), now, stranger=True)
+            self._registry.add(peer)
+            self._registry.bind(peer, peer_id)
+            peer.trust = Trust.ADMITTED
+            return peer
+        if verdict is Verdict.REFUSED:
+            self._host.drops["refused_stranger"] += 1
+            session = Session(self._backend, agreed, self._host.drops, 0, now)
+            _, _, wire = session.seal(
+                serialise(Close(CloseCode.REFUSED, "")).ljust(16, b"\x00"), self._host.config.initial_mtu
+            )
+            self.answers.append(Transmit(wire, len(wire), source))
+            self._admission.forget(half_open)
+        elif ask:
+            self._host.emit(PeerEvent(EventKind.PENDING, agreed.hello.name, peer_id, source, "asks to be admitted"))
+        return None
