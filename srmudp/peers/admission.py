@@ -59,6 +59,7 @@ class HalfOpen:
     answer: Answer | None = None
     job_running: bool = False
     accepted: bytes = b""
+    """The SHARED_KEY that was accepted."""
     session: Session | None = None
     peer: Peer | None = None
 

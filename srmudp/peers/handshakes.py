@@ -225,7 +225,7 @@ class Handshakes:
             return
         if half_open.accepted:
             if half_open.accepted == datagram and half_open.peer is not None and half_open.session is not None:
-                half_open.peer.send_established(half_open.session, source, now)
+                half_open.peer.repeat_established(half_open.session, now)
             else:
                 self._host.drops["duplicate_handshake"] += 1
             return

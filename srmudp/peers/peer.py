@@ -42,7 +42,7 @@ from .paths import PathValidator
 ATTEMPT_LIFETIME: Final = 10.0
 """Seconds one attempt repeats identical PUNCH bytes, and a half-open session lives."""
 FIRST_PUNCHES: Final = 0.2
-"""Seconds between punches in the first FIRST_PHASE seconds, while two programs are started by hand."""
+"""Seconds between the first punches to a new peer, for FIRST_PHASE seconds: two NATs open at about the same time."""
 FIRST_PHASE: Final = 2.0
 SECOND_PUNCHES: Final = 1.0
 SECOND_PHASE: Final = 30.0
@@ -155,6 +155,7 @@ class Peer:
         self.candidate: Session | None = None
         self.candidate_source: Address | None = None
         self.instance: bytes | None = None
+        self.past_instances: deque[bytes] = deque(maxlen=8)
         self.generation = 0
         self.tried: tuple[bytes, int] = (b"", 0)
         self.last_heard: float | None = None
@@ -232,7 +233,7 @@ class Peer:
         waited = now - self.since
         if self.state is PeerState.REFUSED:
             base = REFUSED_PUNCHES
-        elif waited < FIRST_PHASE:
+        elif waited < FIRST_PHASE and self.state is PeerState.CONNECTING:
             base = FIRST_PUNCHES
         elif waited < SECOND_PHASE:
             base = SECOND_PUNCHES
@@ -334,6 +335,11 @@ class Peer:
         self.send_established(session, source, now)
         return session
 
+    def repeat_established(self, session: Session, now: float) -> None:
+        """The same SHARED_KEY came again. Answered to where the first one came from: a copy proves no address."""
+        if session is self.candidate and self.candidate_source is not None:
+            self.send_established(session, self.candidate_source, now)
+
     def send_established(self, session: Session, source: Address, now: float) -> None:
         """The fourth arrow: key confirmation and our limits. Each repetition is a new record."""
         if session.next_number > 64:
@@ -420,6 +426,13 @@ class Peer:
         session.confirmed = True
         if new_instance:
             self.life += 1
+            if agreed.hello.instance in self.past_instances:
+                # A restarted program never comes back as an earlier one: two run with one identity and take turns.
+                self.emit(
+                    EventKind.IDENTITY_IN_USE_ELSEWHERE, source, "two programs use this identity; give each its own"
+                )
+            else:
+                self.past_instances.append(agreed.hello.instance)
         self.instance = agreed.hello.instance
         self.generation = agreed.generation
         connection.start(session, path, new_instance=new_instance, now=now)
