@@ -109,6 +109,8 @@ class Endpoint:
         if self._closed:
             return
         offset, end = 0, len(buffer)
+        if not end:
+            self.drops["empty"] += 1
         while offset < end:
             kind = buffer[offset]
             if kind in (RECORD, RESEND):
@@ -161,9 +163,17 @@ class Endpoint:
         queued is sent again under its keys.
         """
         peer, self._at_work = self._at_work, None
-        if peer is not None and not self._closed:
+        if self._closed:
+            return
+        # The queues may have been interrupted between two steps as well: every peer is looked at anew.
+        self._ready.clear()
+        self._timers.clear()
+        for other in self._registry:
+            other.ready = False
+            other.scheduled = None
+            self.touch(other)
+        if peer is not None:
             peer.recover(now)
-            self.touch(peer)
 
     # --- commands
 

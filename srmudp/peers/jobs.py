@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from ..exceptions import AuthenticationError, DecodeError
+from ..exceptions import SrmudpError
 
 Result = TypeVar("Result")
 
@@ -24,7 +24,7 @@ class Job(Generic[Result]):
         """Compute. Touches nothing shared; call it without the lock, on any thread."""
         try:
             self._result = self._compute()
-        except (AuthenticationError, DecodeError):
+        except SrmudpError:
             self._result = None
 
     def finish(self, now: float) -> None:

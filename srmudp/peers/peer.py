@@ -276,12 +276,12 @@ class Peer:
         if not self._wants_attempt():
             self.cancel_attempt()
             return
+        if self.failure is None and now - self.since >= FIRST_PHASE:
+            self.failure = "no answer yet: is the other program running, and has it added us?"
         interval = self.punch_interval(now)
         if now - attempt.started_at > max(ATTEMPT_LIFETIME, 3 * interval):
             self.cancel_attempt()
             self.next_attempt_at = now
-            if self.failure is None:
-                self.failure = "no answer yet: is the other program running, and has it added us?"
             self._endpoint.emit(ResolveWanted(self.name))
             self._advance_attempt(now)
         elif now >= attempt.next_send:
@@ -464,7 +464,13 @@ class Peer:
                 self._hand_out(channel, -1, content)
         if connection.signals:
             signals, connection.signals = connection.signals, []
+            answered = False
             for frame in signals:
+                if isinstance(frame, PathChallenge):
+                    # One answer a record: the address may be somebody else's.
+                    if answered:
+                        continue
+                    answered = True
                 self._on_signal(frame, source, now)
         self.collect_settled(now)
 

@@ -25,6 +25,13 @@ from .rangeset import RangeSet
 OVERHEAD: Final = 256
 """Bytes every message costs besides its content: bounds how many empty ones can wait. Part of the protocol."""
 
+MAX_GAPS: Final = 8192
+"""Gaps in a message under reassembly; a full window of single datagrams with one in ten lost has a tenth of that."""
+SMALL_PIECE: Final = 4096
+"""Parts of fewer bytes are gathered."""
+COMPACT_PIECES: Final = 256
+"""Pieces of a message before small neighbours are joined for the first time."""
+
 Chunk = tuple["OutgoingMessage", int, int]
 
 
@@ -197,7 +204,7 @@ class SendHalf:
             unsent = last is not None and not last.withdrawn and (last.sent < last.size or state.current is last)
             state.current = last if unsent else None
             state.next_sequence = max(state.next_sequence, last.sequence + 1 if last is not None else 0)
-            # Parts may have been taken for a record that was never sealed: all that is not known to be there goes again.
+            # Parts may have been taken for a record that was never sealed: what is not known to be there goes again.
             state.resend.clear()
             for message in state.started:
                 self._send_missing(state, message)
@@ -491,24 +498,32 @@ class ReceiveBudget:
 
 
 class IncomingMessage:
-    """A message of which parts have arrived."""
+    """A message of which parts have arrived.
 
-    __slots__ = ("charge", "grant", "have", "high", "pieces", "ranges", "total")
+    Memory follows the bytes that arrived, however small their parts: small ones are gathered in larger pieces.
+    """
+
+    __slots__ = ("_compact_at", "charge", "grant", "have", "high", "pieces", "ranges", "total")
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.pieces: list[tuple[int, memoryview]] = []
+        self.pieces: list[tuple[int, bytes | bytearray | memoryview]] = []
         self.ranges: RangeSet | None = None  # kept only once something came out of order
         self.have = 0
         self.high = 0  # one past the highest byte seen
         self.grant = 0
         self.charge = 0
+        self._compact_at = COMPACT_PIECES
 
-    def add(self, offset: int, data: memoryview) -> None:
-        """Keep what is new of a part; the bytes that came first stay."""
+    def add(self, offset: int, data: bytes | memoryview) -> None:
+        """Keep what is new of a part; the bytes that came first stay.
+
+        Raises:
+            RemoteProtocolError: more gaps than any honest sender leaves.
+        """
         size = len(data)
         if offset == self.have == self.high:
-            self.pieces.append((offset, data))
+            self._keep(offset, data)
             self.have = self.high = offset + size
             return
         if self.ranges is None:
@@ -516,10 +531,12 @@ class IncomingMessage:
             if self.have:
                 self.ranges.add(0, self.have - 1)
         for first, last in self.ranges.missing(offset, offset + size - 1) if size else ():
-            self.pieces.append((first, data[first - offset : last + 1 - offset]))
+            self._keep(first, data[first - offset : last + 1 - offset])
             self.have += last + 1 - first
         if size:
             self.ranges.add(offset, offset + size - 1)
+            if len(self.ranges) > MAX_GAPS:
+                raise RemoteProtocolError("a message in too many fragments")
         self.high = max(self.high, offset + size)
         if self.have == self.high:
             self.ranges = None
@@ -530,6 +547,33 @@ class IncomingMessage:
             return bytes(self.pieces[0][1])
         self.pieces.sort(key=lambda piece: piece[0])
         return b"".join([data for _, data in self.pieces])
+
+    def _keep(self, offset: int, data: bytes | memoryview) -> None:
+        pieces = self.pieces
+        if len(data) >= SMALL_PIECE:
+            pieces.append((offset, data))
+            return
+        if pieces:
+            start, last = pieces[-1]
+            if isinstance(last, bytearray) and start + len(last) == offset:
+                last += data
+                return
+        pieces.append((offset, bytearray(data)))
+        if len(pieces) >= self._compact_at:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Join small pieces that have become neighbours."""
+        merged: list[tuple[int, bytes | bytearray | memoryview]] = []
+        for offset, data in sorted(self.pieces, key=lambda piece: piece[0]):
+            if merged and isinstance(data, bytearray):
+                start, last = merged[-1]
+                if isinstance(last, bytearray) and start + len(last) == offset:
+                    last += data
+                    continue
+            merged.append((offset, data))
+        self.pieces = merged
+        self._compact_at = max(COMPACT_PIECES, 2 * len(merged))
 
 
 _SKIPPED: Final = object()
@@ -622,7 +666,7 @@ class ReceiveHalf:
             channel.partial[sequence] = message
         elif message.total != total:
             raise RemoteProtocolError("the length of a message changed")
-        message.add(offset, data if isinstance(data, memoryview) else memoryview(data))
+        message.add(offset, data)
         self._charge(channel, sequence, message, OVERHEAD + max(0, message.high - message.grant))
         if message.have == total:
             del channel.partial[sequence]

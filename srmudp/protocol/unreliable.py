@@ -131,7 +131,7 @@ class UnreliableReceiveHalf:
             self._drops["unreliable_inconsistent"] += 1
             return None
         before = message.have
-        message.add(part.offset, part.data if isinstance(part.data, memoryview) else memoryview(part.data))
+        message.add(part.offset, part.data)
         self._partial_bytes += message.have - before
         if message.have == message.total:
             del self._partial[part.identifier]

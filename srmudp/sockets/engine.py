@@ -111,17 +111,12 @@ class Engine:
         """True in a child made by ``fork``."""
         return self._pid != os.getpid()
 
-    @property
-    def peer_count(self) -> int:
-        """Added peers. Takes no lock."""
-        return len(self._targets)
-
     def __repr__(self) -> str:
         if self.is_foreign:
             state = "of the parent process"
         else:
             state = "closed" if self._finished.is_set() else "closing" if self.closing else "open"
-        return f"<MultiHolepunchSocket {state} {self.local_address} peers={self.peer_count} peer_id={self.peer_id}>"
+        return f"<MultiHolepunchSocket {state} {self.local_address} peers={len(self._targets)} peer_id={self.peer_id}>"
 
     # --- events, under the lock ---
 

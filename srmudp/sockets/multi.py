@@ -159,7 +159,10 @@ class MultiHolepunchSocket:
         self.add_peers({name: spec})
 
     def remove_peer(self, name: str) -> None:
-        """Remove a peer; the name is free at once. What it had not taken fails. The goodbye is sent in the background.
+        """Remove a peer; the name is free at once, and nothing more is received from it.
+
+        Messages already queued are still brought to it in the background, for at most ``timeout`` seconds; their
+        :class:`Delivery` tells. Then it is told that it was removed. Its key is refused until it is added again.
 
         Raises:
             UnknownPeer: nobody has that name.

@@ -9,8 +9,8 @@ The five frames that come with every message or record are named tuples, because
 for a frozen dataclass; the rest are dataclasses. Mind that a tuple equals any tuple with the same items: tell frames
 apart by class, not by ``==``.
 
-Parts of messages up to ``COPY_LIMIT`` bytes are copied out as ``bytes`` (as cheap as a view, often the whole message,
-and it does not keep the record alive); longer ones are views of the record: whoever keeps one keeps the record.
+A part that is most of its record and longer than ``COPY_LIMIT`` is a view of it: whoever keeps one keeps the record.
+All others are copied out as ``bytes``, so that a short part cannot keep a long record alive.
 """
 
 from __future__ import annotations
@@ -595,7 +595,12 @@ def parse_frames(plaintext: bytes) -> list[Frame]:
                 at = start + length
                 if channel >= CHANNELS or offset + length > total or at > size or not (length or not total):
                     raise DecodeError("a part outside its message or its record")
-                data = plaintext[start:at] if length <= COPY_LIMIT else memoryview(plaintext)[start:at]
+                # A view keeps the whole record alive, so it must be most of it.
+                data = (
+                    plaintext[start:at]
+                    if 2 * length < size or length <= COPY_LIMIT
+                    else memoryview(plaintext)[start:at]
+                )
                 if kind == MESSAGE_PART:
                     frames.append(_tuple(MessagePart, (channel, sequence, offset, total, data)))
                 else:

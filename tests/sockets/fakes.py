@@ -1,4 +1,4 @@
-"""A small endpoint and transport that keep the contract and can be told what to do. No cryptography, no time of their own."""
+"""A small endpoint and transport that keep the contract and can be told what to do. No cryptography, no clock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def peer_id_of(name: str) -> PeerId:
 
 
 class FakeEndpoint:
-    """Datagrams are ``M<token>:<content>`` and ``T<token>`` (taken). A peer is connected as soon as it has an address."""
+    """Datagrams are ``M<token>:<content>`` and ``T<token>`` (taken). Who has an address is connected."""
 
     def __init__(self, own: str = "me") -> None:
         self.peer_id = peer_id_of(own)

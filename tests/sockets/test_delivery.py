@@ -43,7 +43,9 @@ def test_who_took_it_and_who_did_not() -> None:
     assert not delivery.wait(0)
     delivery.settle("a", None)
     delivery.settle("b", "no")
-    assert (delivery.pending, delivery.delivered, delivery.failed) == ({"c"}, {"a"}, {"b": "no"})
+    assert delivery.pending == {"c"}
+    assert delivery.delivered == {"a"}
+    assert delivery.failed == {"b": "no"}
     assert repr(delivery) == "<Delivery pending=['c'] delivered=['a'] failed={'b': 'no'}>"
     delivery.settle("c", None)
     assert not delivery.wait(), "one failed"

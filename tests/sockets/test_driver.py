@@ -187,7 +187,7 @@ def test_a_fault_is_counted_logged_once_and_survived(bench: Bench, caplog: pytes
 
 
 def test_a_failing_event_handler_is_survived(bench: Bench) -> None:
-    bench.driver._on_event = lambda event, now: 1 // 0
+    bench.driver._on_event = lambda event, now: 1 // 0  # type: ignore[assignment]
     bench.driver.run(lambda now: bench.endpoint.events.append("event"))
     assert bench.driver.drops["internal_error"] == 1
 
@@ -268,7 +268,7 @@ def test_the_receiver_runs_the_jobs_of_what_it_received(bench: Bench) -> None:
 
 def test_a_failing_job_is_survived(bench: Bench) -> None:
     bad, good = Job(bench), Job(bench)
-    bad.run = lambda: 1 // 0  # type: ignore[method-assign,assignment,return-value]
+    bad.run = lambda: 1 // 0  # type: ignore[method-assign,assignment]
     bench.driver.run(lambda now: bench.endpoint.jobs.extend((bad, good)))
     assert good.finished.wait(5)
     assert not bad.finished.is_set()
@@ -330,7 +330,7 @@ def test_a_thousand_keyboard_interrupts(bench: Bench) -> None:
         signal.signal(signal.SIGALRM, old)
     assert hits == 1000
     done = threading.Event()
-    thread = threading.Thread(target=lambda: (bench.send(b"last"), done.set()))
+    thread = threading.Thread(target=lambda: (bench.send(b"last"), done.set()))  # type: ignore[func-returns-value]
     thread.start()
     assert done.wait(5), "a lock was left taken"
     thread.join()
@@ -395,7 +395,7 @@ def test_waiting_for_a_condition(bench: Bench) -> None:
     assert bench.driver.wait_until(check, ("t",), time.monotonic() + 0.01) is None
 
     def later() -> None:
-        bench.driver.run(lambda now: (state.append(7), bench.driver.topics.wake("t")))
+        bench.driver.run(lambda now: (state.append(7), bench.driver.topics.wake("t")))  # type: ignore[func-returns-value]
 
     threading.Timer(0.01, later).start()
     assert bench.driver.wait_until(check, ("t", "u"), None) == 7
@@ -425,9 +425,28 @@ def test_stopping(bench: Bench) -> None:
     assert bench.transport.sent == []
 
 
+def test_stopping_in_the_middle_of_sending(bench: Bench) -> None:
+    """A thread that is sending when the driver stops lets the rest go and ends."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def on_send(payload: bytes) -> None:
+        inside.set()
+        go_on.wait(5)
+
+    bench.transport.on_send = on_send
+    bench.endpoint.on_batch = lambda buffer: bench.queue(*[b"x"] * 10)
+    bench.transport.arrive(b"hello")
+    assert inside.wait(5)
+    threading.Timer(0.01, go_on.set).start()
+    before = time.monotonic()
+    assert bench.driver.stop()
+    assert time.monotonic() - before < 2
+    assert len(bench.transport.sent) < 10
+
+
 def test_a_descriptor_in_error_does_not_take_a_core(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     naps: list[float] = []
-    monkeypatch.setattr(module.time, "sleep", naps.append)
+    monkeypatch.setattr(module.time, "sleep", naps.append)  # type: ignore[attr-defined]
     monkeypatch.setattr(bench.transport, "receive_batch", lambda: None)
     bench.transport.writer.send(b"x")  # readable for ever
     sleep = threading.Event()

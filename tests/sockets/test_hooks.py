@@ -35,7 +35,7 @@ def numbered(first: int, last: int, peer: str = "bob") -> list[MessageArrived]:
 def test_a_hook_gets_every_message_once_on_its_own_thread(rig: Rig) -> None:
     got: list[Message] = []
     threads: set[str] = set()
-    rig.engine.hooks.add_message_hook(lambda m: (got.append(m), threads.add(threading.current_thread().name)))
+    rig.engine.hooks.add_message_hook(lambda m: (got.append(m), threads.add(threading.current_thread().name)))  # type: ignore[func-returns-value]
     before = time.time()
     rig.emit(*numbered(0, 50))
     reach(lambda: len(rig.endpoint.taken) == 50)
@@ -58,7 +58,7 @@ def test_several_hooks_all_get_each_and_taken_comes_last(rig: Rig) -> None:
     done = threading.Event()
     rig.engine.hooks.add_message_hook(lambda m: order.append(("a", list(rig.endpoint.taken))))
     rig.engine.hooks.add_message_hook(box)
-    rig.engine.hooks.add_message_hook(lambda m: (order.append(("b", list(rig.endpoint.taken))), done.set()))
+    rig.engine.hooks.add_message_hook(lambda m: (order.append(("b", list(rig.endpoint.taken))), done.set()))  # type: ignore[func-returns-value]
     rig.emit(arrived(b"1"))
     assert done.wait(5)
     reach(lambda: rig.endpoint.taken == [b"1"])
@@ -222,7 +222,7 @@ def test_event_hooks(rig: Rig) -> None:
 def test_the_event_backlog_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_EVENT_BACKLOG", 10)
     entered, leave = threading.Event(), threading.Event()
-    rig.engine.hooks.add_event_hook(lambda e: (entered.set(), leave.wait(5)))
+    rig.engine.hooks.add_event_hook(lambda e: (entered.set(), leave.wait(5)))  # type: ignore[func-returns-value]
     rig.emit(event())
     assert entered.wait(5)
     rig.emit(*[event()] * 30)
@@ -241,7 +241,10 @@ def test_accept_is_asked_on_the_hook_thread(make_rig: Callable[..., Rig]) -> Non
 
     rig = make_rig(accept=accept).start()
     rig.emit(*[event(EventKind.PENDING, name) for name in ("good", "other", "bad")])
-    admits = lambda: [call for call in rig.endpoint.calls if call[0] == "admit"]  # noqa: E731
+
+    def admits() -> list[Any]:
+        return [call for call in rig.endpoint.calls if call[0] == "admit"]
+
     reach(lambda: len(admits()) == 3)
     assert admits() == [
         ("admit", peer_id_of("good"), True),
@@ -256,7 +259,7 @@ def test_a_hook_that_does_not_return_is_left_behind(
 ) -> None:
     monkeypatch.setattr("srmudp.sockets.engine._HOOK_JOIN", 0.01)
     entered, leave = threading.Event(), threading.Event()
-    rig.engine.hooks.add_message_hook(lambda m: (entered.set(), leave.wait(5)))
+    rig.engine.hooks.add_message_hook(lambda m: (entered.set(), leave.wait(5)))  # type: ignore[func-returns-value]
     rig.emit(*numbered(0, 2))
     assert entered.wait(5)
     rig.engine.close(0.0)

@@ -110,7 +110,7 @@ def test_a_removed_peer_is_no_longer_asked_for(zone: Zone) -> None:
 def test_a_fault_does_not_end_the_thread(zone: Zone, caplog: pytest.LogCaptureFixture) -> None:
     zone.peers = {"p": (("a", 5),), "q": (("b", 5),)}
     zone.names = {"a": [(None, "nonsense", "", "")], "b": [("192.0.2.2",)]}
-    zone.full = lambda sockaddr, port: None if sockaddr[0] is None else ("192.0.2.2", port)  # type: ignore[method-assign]
+    zone.full = lambda sockaddr, port: None if sockaddr[0] is None else ("192.0.2.2", port)  # type: ignore[assignment,method-assign,return-value]
     zone.resolver.start()
     zone.resolver.want("p")
     zone.resolver.want("q")

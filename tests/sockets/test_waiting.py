@@ -38,9 +38,9 @@ def test_taking_from_a_queue(piece: float, monkeypatch: pytest.MonkeyPatch) -> N
     for timeout in (0, 0.003):
         with pytest.raises(Empty):
             take(queue, timeout)
-    for timeout in (0, 5, None, float("inf")):
+    for limit in (0, 5, None, float("inf")):
         queue.put(7)
-        assert take(queue, timeout) == 7
+        assert take(queue, limit) == 7
     threading.Timer(0.01, queue.put, (8,)).start()
     assert take(queue, None) == 8
 
@@ -65,7 +65,10 @@ def test_topics_wake_their_own_once() -> None:
 
 def test_a_wakeup_is_a_descriptor() -> None:
     wakeup = Wakeup()
-    ready = lambda: bool(select.select([wakeup.fileno()], [], [], 0)[0])  # noqa: E731
+
+    def ready() -> bool:
+        return bool(select.select([wakeup.fileno()], [], [], 0)[0])
+
     assert not ready()
     for _ in range(10_000):  # more than its buffer holds
         wakeup.set()

@@ -1,0 +1,111 @@
+"""Path MTU discovery by our own sealed probes (RFC 8899), and the recognition of paths that swallow large datagrams.
+
+Only a probe that the peer opened raises the size; nothing but loss lowers it. ICMP is never asked, because anyone can
+forge it. Sizes are bytes of UDP payload.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..config import MIN_MTU
+
+BASE: Final = 1200
+"""Assumed of every path (RFC 8899 section 5.1.2, BASE_PLPMTU)."""
+LADDER: Final = (1452, 1472, 8952, 65_507)
+"""Sizes worth trying: Ethernet under IPv6 and IPv4, jumbo frames, loopback."""
+MAX_PROBES: Final = 3
+"""Lost probes of one size after which it is taken for too large (RFC 8899 section 5.1.2)."""
+RAISE_INTERVAL: Final = 600.0
+"""Seconds after which a larger size is tried again (RFC 8899 section 5.1.1, PMTU_RAISE_TIMER)."""
+BLACK_HOLE_LOSSES: Final = 8
+"""Datagrams above the next smaller safe size lost in a row, while smaller ones arrive, that make a black hole.
+
+Ordinary loss of 10 % does this once in 10^8 times."""
+
+
+class MtuDiscovery:
+    """The search for the largest datagram one path carries.
+
+    Args:
+        start: the size to begin with.
+        limit: never more than this.
+    """
+
+    __slots__ = ("_big_lost", "_in_flight", "_limit", "_losses", "_next_search", "_probe", "_small_acked", "mtu")
+
+    def __init__(self, start: int, limit: int, now: float) -> None:
+        self.mtu = start
+        self._limit = limit
+        self._probe: int | None = None
+        self._losses = 0
+        self._in_flight = False
+        self._next_search = now
+        self._big_lost = 0
+        self._small_acked = False
+        self._choose()
+
+    def probe_due(self, now: float) -> int | None:
+        """The size of a probe to be sent now, or None. The caller then calls :meth:`on_probe_sent`."""
+        if self._probe is None and now >= self._next_search:
+            self._choose()
+            self._next_search = now + RAISE_INTERVAL
+        return None if self._in_flight else self._probe
+
+    def next_timer(self) -> float | None:
+        """When a search begins anew."""
+        return self._next_search if self._probe is None else None
+
+    def on_probe_sent(self) -> None:
+        """A probe of the size asked for left."""
+        self._in_flight = True
+
+    def on_probe_acked(self, size: int) -> bool:
+        """The peer opened a probe. Returns True if the MTU grew."""
+        self._in_flight = False
+        self._losses = 0
+        grew = size > self.mtu
+        if grew:
+            self.mtu = size
+            self._big_lost = 0
+        self._choose()
+        return grew
+
+    def on_probe_lost(self, now: float) -> None:
+        """A probe was lost: no sign of congestion (RFC 8899 section 3)."""
+        self._in_flight = False
+        self._losses += 1
+        if self._losses >= MAX_PROBES:
+            self._probe = None
+            self._losses = 0
+            self._next_search = now + RAISE_INTERVAL
+
+    def on_acked(self, size: int) -> None:
+        """A datagram arrived. Large ones prove that there is no black hole."""
+        if size > self._fallback():
+            self._big_lost = 0
+            self._small_acked = False
+        elif self._big_lost:
+            self._small_acked = True
+
+    def on_lost(self, size: int, count: int, now: float) -> bool:
+        """``count`` datagrams of ``size`` bytes were lost. Returns True if the MTU shrank."""
+        if size <= self._fallback():
+            return False
+        self._big_lost += count
+        if self._big_lost < BLACK_HOLE_LOSSES or not (self._small_acked or self._big_lost >= 4 * BLACK_HOLE_LOSSES):
+            return False
+        self.mtu = self._fallback()
+        self._big_lost = 0
+        self._small_acked = False
+        self._probe = None
+        self._losses = 0
+        self._next_search = now + RAISE_INTERVAL / 10
+        return True
+
+    def _fallback(self) -> int:
+        """The next smaller size that is taken for safe."""
+        return BASE if self.mtu > BASE else MIN_MTU
+
+    def _choose(self) -> None:
+        self._probe = next((size for size in LADDER if self.mtu < size <= self._limit), None)

@@ -1,0 +1,386 @@
+"""Two peers that open at once end up with exactly one session, the same at both ends: every order, not examples.
+
+The real endpoints run on symbolic cryptography. An :class:`Explorer` visits every state they can reach when the network
+may lose, delay, reorder and duplicate every datagram and every key agreement may be committed late. What a side does
+depends on nothing but its own state and on what happens to it, so its answers are remembered: the product of the two
+sides with the datagrams on their way is then a graph of small numbers.
+
+Two reductions, both sound. A datagram that nobody will ever listen to again (its index was random and is gone) is
+taken off the wire. And a state is not visited if the same two sides were visited with at least the same datagrams on
+their way: everything that can happen in it happens there too.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import NamedTuple
+
+import pytest
+
+from srmudp.config import Config
+from srmudp.crypto.backend import select_backend
+from srmudp.crypto.keys import Identity
+from srmudp.models import Address
+from srmudp.peers.endpoint import Endpoint
+from srmudp.wire.packet import PUBLIC_KEY, PUNCH, RECORD, SHARED_KEY
+from tests.symbolic import Action, LabelledRandom, LocalNode, SymbolicBackend
+
+START = 1000.0
+LATENCY = 0.01
+SETTLED_WITHIN = 30.0
+"""Seconds of a loss-free network after which the two must be one session, wherever they start from."""
+NAMES = ("a", "b")
+ADDRESSES = (Address("10.0.0.1", 5000), Address("10.0.0.2", 5000))
+KINDS = {PUNCH: "PUNCH", PUBLIC_KEY: "PUBLIC_KEY", SHARED_KEY: "SHARED_KEY", RECORD: "record"}
+IDENTITIES = tuple(Identity.generate(random.Random(f"opening/{name}").randbytes) for name in NAMES)
+
+Sent = list[tuple[bytes, Address]]
+
+
+def greeting(side: int, run: int) -> bytes:
+    """What a side has queued before it ever connected."""
+    return f"hello from run {run} of {NAMES[side]}".encode()
+
+
+def make_side(side: int, *, pin: bool, now: float = START, run: int = 1) -> tuple[LocalNode, Sent]:
+    """One program: an endpoint that has added the other and queued a message, and what it sends at once."""
+    backend = SymbolicBackend()
+    for identity in IDENTITIES:
+        backend.know(identity)
+    source = LabelledRandom(f"{NAMES[side]}{run}")
+    source.begin(b"birth")
+    endpoint = Endpoint(IDENTITIES[side], Config(), backend=backend, random=source)
+    node = LocalNode(endpoint, source)
+    other = NAMES[1 - side]
+    peer_id = IDENTITIES[1 - side].peer_id if pin else None
+    sent = node.command("add", endpoint.add_peer, other, [ADDRESSES[1 - side]], peer_id, now=now)
+    sent += node.command(
+        "send", endpoint.send_message, other, greeting(side, run), channel=0, reliable=True, ttl=None, now=now
+    )
+    sent += node.act(("timer", b"", None), now)  # makes the first arrow
+    return node, sent
+
+
+class Facts(NamedTuple):
+    """What invariants and reductions ask of one side's state."""
+
+    confirmed: bytes | None
+    """The handshake hash of the confirmed session."""
+    candidate: bytes | None
+    attempts: frozenset[int]
+    """Indices at which a PUBLIC_KEY is waited for."""
+    half_open: frozenset[int]
+    sessions: frozenset[int]
+    jobs: tuple[bytes, ...]
+    arrived: tuple[bytes, ...]
+    settled: tuple[tuple[int, str | None], ...]
+
+
+def facts_of(node: LocalNode) -> Facts:
+    endpoint = node.endpoint
+    (peer,) = endpoint._registry
+    session, candidate = peer.connection.session, peer.candidate
+    return Facts(
+        session.agreed.secrets.handshake_hash if session is not None else None,
+        candidate.agreed.secrets.handshake_hash if candidate is not None else None,
+        frozenset(index for index, (_, attempt) in endpoint._handshakes._attempts.items() if attempt.agreed is None),
+        frozenset(endpoint._admission._by_index),
+        frozenset(endpoint._sessions),
+        tuple(sorted(node.jobs)),
+        tuple(node.arrived),
+        tuple(node.settled),
+    )
+
+
+class State(NamedTuple):
+    """Numbers of the two sides' states, the copies on their way (two bits each), the clock, what may still happen."""
+
+    sides: tuple[int, int]
+    wire: int
+    now: float
+    jumps: int
+    restarts: int
+
+
+@dataclass
+class Explorer:
+    """The graph of what can happen.
+
+    Attributes:
+        pins: whether a knows b's key in advance, and b a's.
+        copies: how often each datagram can arrive.
+        jumps: seconds by which the clock may leap, with all that is on its way staying on its way.
+        most_jumps, most_restarts: how often that may happen.
+    """
+
+    pins: tuple[bool, bool] = (True, True)
+    copies: int = 2
+    jumps: tuple[float, ...] = ()
+    most_jumps: int = 0
+    most_restarts: int = 0
+    nodes: tuple[list[LocalNode], list[LocalNode]] = field(default_factory=lambda: ([], []))
+    facts: tuple[list[Facts], list[Facts]] = field(default_factory=lambda: ([], []))
+    datagrams: list[tuple[int, bytes]] = field(default_factory=list)
+    states = transitions = steps = 0
+    slowest = 0.0
+
+    def __post_init__(self) -> None:
+        self._ids: tuple[dict[object, int], dict[object, int]] = ({}, {})
+        self._known: tuple[dict[object, tuple[int, tuple[int, ...]]], ...] = ({}, {})
+        self._numbers: dict[tuple[int, bytes], int] = {}
+        self._visited: dict[tuple[object, ...], list[int]] = {}
+        self._settles: set[tuple[int, int, float]] = set()
+
+    # --- the sides
+
+    def _number(self, side: int, node: LocalNode) -> int:
+        key = node.fingerprint()
+        number = self._ids[side].get(key)
+        if number is None:
+            number = self._ids[side][key] = len(self.nodes[side])
+            self.nodes[side].append(node)
+            self.facts[side].append(facts_of(node))
+        return number
+
+    def _datagrams(self, sent: Sent) -> tuple[int, ...]:
+        found = []
+        for data, destination in sent:
+            key = (ADDRESSES.index(destination), data)
+            number = self._numbers.get(key)
+            if number is None:
+                number = self._numbers[key] = len(self.datagrams)
+                self.datagrams.append(key)
+            found.append(number)
+        return tuple(found)
+
+    def step(self, side: int, number: int, action: Action, now: float) -> tuple[int, tuple[int, ...]]:
+        """The state a side goes to, and the datagrams it sends."""
+        key = (number, action, now)
+        result = self._known[side].get(key)
+        if result is None:
+            self.steps += 1
+            node = self.nodes[side][number].clone()
+            sent = node.act(action, now)
+            result = self._known[side][key] = (self._number(side, node), self._datagrams(sent))
+            if result[0] == number:
+                self.nodes[side][number] = node  # equal, but rid of a superfluous entry among its timers
+        return result
+
+    def deliver(self, number: int, sides: tuple[int, int], now: float) -> tuple[int, int, tuple[int, ...]]:
+        to, data = self.datagrams[number]
+        return to, *self.step(to, sides[to], ("deliver", data, ADDRESSES[1 - to]), now)
+
+    # --- the graph
+
+    def explore(self) -> None:
+        """Visit every state, check what must hold in each, and that the two find together from each."""
+        wire = 0
+        numbers = []
+        for side in (0, 1):
+            node, sent = make_side(side, pin=self.pins[side])
+            for datagram in self._datagrams(sent):
+                wire |= self._full << 2 * datagram
+            numbers.append(self._number(side, node))
+        queue: deque[State] = deque()
+        self._visit(State((numbers[0], numbers[1]), wire, START, self.most_jumps, self.most_restarts), queue)
+        while queue:
+            state = queue.popleft()
+            if state.wire not in self._visited[(state.sides, *state[2:])]:
+                continue  # one with more on its way was found since
+            self.states += 1
+            self.check(state)
+            for following in self._following(state):
+                self.transitions += 1
+                self._visit(following, queue)
+
+    @property
+    def _full(self) -> int:
+        return (1 << self.copies) - 1
+
+    def _visit(self, state: State, queue: deque[State]) -> None:
+        state = state._replace(wire=self._heard(state))
+        key = (state.sides, *state[2:])
+        rivals = self._visited.setdefault(key, [])
+        if any(state.wire & ~rival == 0 for rival in rivals):
+            return
+        rivals[:] = [rival for rival in rivals if rival & ~state.wire]
+        rivals.append(state.wire)
+        queue.append(state)
+
+    def _heard(self, state: State) -> int:
+        """What is on its way without the datagrams that nobody listens to any more."""
+        facts = (self.facts[0][state.sides[0]], self.facts[1][state.sides[1]])
+        wire = state.wire
+        for number in self._on_the_way(wire):
+            to, data = self.datagrams[number]
+            kind, index = data[0], int.from_bytes(data[2:10], "big")
+            if (
+                (kind == PUBLIC_KEY and index not in facts[to].attempts)
+                or (kind == SHARED_KEY and index not in facts[to].half_open)
+                or (kind == RECORD and index not in facts[to].sessions)
+            ):
+                wire &= ~(3 << 2 * number)
+        return wire
+
+    @staticmethod
+    def _on_the_way(wire: int) -> Iterator[int]:
+        number = 0
+        while wire:
+            if wire & 3:
+                yield number
+            wire >>= 2
+            number += 1
+
+    def _following(self, state: State) -> Iterator[State]:
+        sides, wire, now, jumps, restarts = state
+        for side in (0, 1):
+            for job in self.facts[side][sides[side]].jobs:
+                yield from self._after(state, side, self.step(side, sides[side], ("job", job, None), now))
+        for number in self._on_the_way(wire):
+            left = state._replace(wire=wire & ~(3 << 2 * number) | (wire >> 2 * number & 3) >> 1 << 2 * number)
+            to, *result = self.deliver(number, sides, now)
+            yield from self._after(left, to, (result[0], result[1]), unchanged=sides[to])
+        if jumps:
+            for seconds in self.jumps:
+                yield self._jump(state, seconds)
+        if restarts:
+            for side in (0, 1):
+                yield self._restart(state, side)
+
+    def _after(
+        self, state: State, side: int, result: tuple[int, tuple[int, ...]], unchanged: int = -1
+    ) -> Iterator[State]:
+        number, sent = result
+        if number == unchanged and not sent:
+            return  # nothing happened but that a copy is gone
+        wire = state.wire
+        for datagram in sent:
+            wire |= self._full << 2 * datagram
+        yield state._replace(sides=(number, state.sides[1]) if side == 0 else (state.sides[0], number), wire=wire)
+
+    def _jump(self, state: State, seconds: float) -> State:
+        """Time passes while the network carries nothing."""
+        end = state.now + seconds
+        for side in (0, 1):
+            number = state.sides[side]
+            while (due := self.nodes[side][number].endpoint.next_timer()) is not None and due <= end:
+                number, sent = self.step(side, number, ("timer", b"", None), max(due, state.now))
+                (state,) = self._after(state, side, (number, sent))
+        return state._replace(now=end, jumps=state.jumps - 1)
+
+    def _restart(self, state: State, side: int) -> State:
+        """The program of one side is killed and started again at once."""
+        key = ("restart", state.now)
+        result = self._known[side].get(key)
+        if result is None:
+            node, sent = make_side(side, pin=self.pins[side], now=state.now, run=2)
+            result = self._known[side][key] = (self._number(side, node), self._datagrams(sent))
+        (state,) = self._after(state, side, result)
+        return state._replace(restarts=state.restarts - 1)
+
+    # --- what must hold
+
+    def check(self, state: State) -> None:
+        """In every state: nothing comes twice; and while no clock ran and nobody died, sessions belong together."""
+        facts = [self.facts[side][state.sides[side]] for side in (0, 1)]
+        for mine, other in (facts, facts[::-1]):
+            assert len(set(mine.arrived)) == len(mine.arrived), self.describe(state)
+            if state.restarts == self.most_restarts:
+                for _, failure in mine.settled:
+                    assert failure is None, self.describe(state)
+                    assert other.arrived, self.describe(state)
+            if state.jumps == self.most_jumps and state.restarts == self.most_restarts and mine.confirmed is not None:
+                # What is confirmed here can be opened there.
+                assert mine.confirmed in (other.confirmed, other.candidate), self.describe(state)
+                assert other.confirmed in (None, mine.confirmed), self.describe(state)
+        self.settle(state)
+
+    def settle(self, state: State) -> None:
+        """From here on nothing is lost: the two must become one session and have each other's message."""
+        sides, now = list(state.sides), state.now
+        end = now + SETTLED_WITHIN
+        flying: list[tuple[float, int, int]] = []
+        order = count()
+        passed: list[tuple[int, int, float]] = []
+
+        def run(side: int, result: tuple[int, tuple[int, ...]]) -> None:
+            sides[side] = result[0]
+            for datagram in result[1]:
+                heapq.heappush(flying, (now + LATENCY, next(order), datagram))
+            for job in self.facts[side][sides[side]].jobs:
+                run(side, self.step(side, sides[side], ("job", job, None), now))
+                return
+
+        for side in (0, 1):
+            run(side, (sides[side], ()))
+        while True:
+            if not flying:
+                here = (sides[0], sides[1], now)
+                if here in self._settles:
+                    break
+                passed.append(here)
+                if self._together(sides):
+                    break
+            timers = [self.nodes[side][sides[side]].endpoint.next_timer() for side in (0, 1)]
+            due = min((max(timer, now), side) for side, timer in enumerate(timers) if timer is not None)
+            now = min(flying[0][0] if flying else due[0], due[0])
+            assert now <= end, self.describe(state)
+            if flying and flying[0][0] <= now:
+                to, *result = self.deliver(heapq.heappop(flying)[2], (sides[0], sides[1]), now)
+                run(to, (result[0], result[1]))
+            else:
+                run(due[1], self.step(due[1], sides[due[1]], ("timer", b"", None), now))
+        self.slowest = max(self.slowest, now - state.now)
+        self._settles.update(passed)
+
+    def _together(self, sides: list[int]) -> bool:
+        a, b = self.facts[0][sides[0]], self.facts[1][sides[1]]
+        return (
+            a.confirmed is not None
+            and a.confirmed == b.confirmed
+            and a.candidate is None
+            and b.candidate is None
+            and bool(a.arrived and b.arrived)
+        )
+
+    # --- words
+
+    def describe(self, state: State) -> str:
+        lines = [f"{state}"]
+        for side in (0, 1):
+            facts = self.facts[side][state.sides[side]]
+            peer = next(iter(self.nodes[side][state.sides[side]].endpoint._registry))
+            lines.append(f"{NAMES[side]}: {peer.state} {peer.failure} {facts}")
+        lines += [
+            f"on its way to {NAMES[self.datagrams[n][0]]}: {KINDS[self.datagrams[n][1][0]]}"
+            for n in self._on_the_way(state.wire)
+        ]
+        return "\n".join(lines)
+
+    def report(self) -> str:
+        """What was covered."""
+        kinds = Counter(KINDS[data[0]] for _, data in self.datagrams)
+        ends: Counter[str] = Counter()
+        for key in self._visited:
+            sides = key[0]
+            assert isinstance(sides, tuple)
+            confirmed = [self.facts[side][sides[side]].confirmed for side in (0, 1)]
+            both = "one session" if confirmed[0] == confirmed[1] else "two sessions"
+            ends[("neither", "one side", both)[sum(c is not None for c in confirmed)]] += 1
+        return (
+            f"{self.states} states, {self.transitions} transitions, {len(self.nodes[0])} and {len(self.nodes[1])} states "
+            f"of the sides, {self.steps} steps; datagrams {dict(kinds)}; connected {dict(ends)}; "
+            f"slowest recovery {self.slowest:.2f} s"
+        )
+
+
+@pytest.mark.parametrize("pins", [(True, True), (False, False), (True, False)])
+def test_every_interleaving_ends_in_one_session(pins: tuple[bool, bool]) -> None:
+    explorer = Explorer(pins)
+    explorer.explore()
+    print(f"pins {pins}: {explorer.report()}")
