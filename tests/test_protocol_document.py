@@ -19,7 +19,9 @@ from srmudp.crypto import keys, protection
 from srmudp.crypto.backend import Backend, select_backend
 from srmudp.models import Address
 from srmudp.protocol import handshake
-from srmudp.protocol.messages import OVERHEAD, ReceiveBudget, ReceiveHalf, SendHalf
+from srmudp.protocol.credit import OVERHEAD, ReceiveBudget
+from srmudp.protocol.receiving import ReceiveHalf
+from srmudp.protocol.sending import SendHalf
 from srmudp.protocol.session import Session
 from srmudp.wire import frames, packet
 from srmudp.wire.frames import Ack, ChannelState, CloseCode, Established, Grant, MessagePart, SessionStart, serialise

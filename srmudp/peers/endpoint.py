@@ -21,9 +21,9 @@ from ..crypto.backend import Backend
 from ..crypto.keys import Identity
 from ..exceptions import DecodeError, MessageTooBig
 from ..models import Address, EventKind, PeerId, PeerState, PeerStatus, Trust
+from ..protocol.credit import ReceiveBudget
 from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, RoomFreed
 from ..protocol.handshake import Agreed, Self
-from ..protocol.messages import ReceiveBudget
 from ..protocol.records import Opened
 from ..protocol.session import Session
 from ..wire.frames import CloseCode

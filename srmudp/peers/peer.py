@@ -19,9 +19,9 @@ from ..exceptions import DecodeError, RemoteProtocolError
 from ..models import Address, EventKind, PeerEvent, PeerId, PeerState, PeerStats, PeerStatus, Trust
 from ..protocol.congestion import make_controller
 from ..protocol.connection import Connection
+from ..protocol.credit import ReceiveBudget
 from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed
 from ..protocol.handshake import Agreed, Opening, outranks
-from ..protocol.messages import ReceiveBudget
 from ..protocol.pacer import Pacer
 from ..protocol.records import Opened
 from ..protocol.recovery import Path

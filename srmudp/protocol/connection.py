@@ -38,10 +38,12 @@ from ..wire.frames import (
     serialise,
 )
 from ..wire.packet import MAX_SEGMENTS, RECORD_OVERHEAD, RESEND_OVERHEAD, TAG, resend_segment
+from .credit import ReceiveBudget
 from .events import Failure
-from .messages import Chunk, ReceiveBudget, ReceiveHalf, SendHalf
+from .receiving import ReceiveHalf
 from .records import Opened
 from .recovery import AckOutcome, Path, Recovery, SentRecord
+from .sending import Chunk, SendHalf
 from .session import Session, segment_room, single_room
 from .unreliable import OutgoingUnreliable, UnreliableReceiveHalf, UnreliableSendHalf
 

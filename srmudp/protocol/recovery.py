@@ -16,9 +16,9 @@ from ..models import Address
 from ..wire.frames import Ack, Frame
 from ..wire.packet import RecordHeader
 from .congestion import AckSample, Controller
-from .messages import Chunk
 from .pacer import Pacer
 from .rangeset import RangeSet
+from .sending import Chunk
 from .unreliable import OutgoingUnreliable
 
 Segments = tuple[int, ...] | range

@@ -7,7 +7,7 @@ from typing import Final
 
 from ..wire.frames import MAX_PART_HEADER, UnreliablePart, serialise
 from .events import Failure
-from .messages import IncomingMessage
+from .receiving import IncomingMessage
 
 MAX_PARTIAL: Final = 64
 """Unfinished messages kept; the oldest goes first."""

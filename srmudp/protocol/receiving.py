@@ -1,0 +1,297 @@
+"""The receiving half of a connection: parts become messages, messages come out in order, and credit goes back.
+
+Like the sending half it outlives sessions. Everything a peer can make it keep is bounded: by the windows, by the grants
+out of the socket's budget, and by the number of gaps in one message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from ..config import Config
+from ..exceptions import RemoteProtocolError
+from ..wire.frames import ChannelState, MessagePart
+from .credit import OVERHEAD, ReceiveBudget
+from .rangeset import RangeSet
+
+MAX_GAPS: Final = 8192
+"""Gaps in a message under reassembly; a full window of single datagrams with one in ten lost has a tenth of that."""
+SMALL_PIECE: Final = 4096
+"""Parts of fewer bytes are gathered."""
+COMPACT_PIECES: Final = 256
+"""Pieces of a message before small neighbours are joined for the first time."""
+
+
+class IncomingMessage:
+    """A message of which parts have arrived.
+
+    Memory follows the bytes that arrived, however small their parts: small ones are gathered in larger pieces.
+    """
+
+    __slots__ = ("_compact_at", "charge", "grant", "have", "high", "pieces", "ranges", "total")
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.pieces: list[tuple[int, bytes | bytearray | memoryview]] = []
+        self.ranges: RangeSet | None = None  # kept only once something came out of order
+        self.have = 0
+        self.high = 0  # one past the highest byte seen
+        self.grant = 0
+        self.charge = 0
+        self._compact_at = COMPACT_PIECES
+
+    def add(self, offset: int, data: bytes | memoryview) -> None:
+        """Keep what is new of a part; the bytes that came first stay.
+
+        Raises:
+            RemoteProtocolError: more gaps than any honest sender leaves.
+        """
+        size = len(data)
+        if offset == self.have == self.high:
+            self._keep(offset, data)
+            self.have = self.high = offset + size
+            return
+        if self.ranges is None:
+            self.ranges = RangeSet()
+            if self.have:
+                self.ranges.add(0, self.have - 1)
+        for first, last in self.ranges.missing(offset, offset + size - 1) if size else ():
+            self._keep(first, data[first - offset : last + 1 - offset])
+            self.have += last + 1 - first
+        if size:
+            self.ranges.add(offset, offset + size - 1)
+            if len(self.ranges) > MAX_GAPS:
+                raise RemoteProtocolError("a message in too many fragments")
+        self.high = max(self.high, offset + size)
+        if self.have == self.high:
+            self.ranges = None
+
+    def content(self) -> bytes:
+        """The whole message, once ``have == total``."""
+        if len(self.pieces) == 1:
+            return bytes(self.pieces[0][1])
+        self.pieces.sort(key=lambda piece: piece[0])
+        return b"".join([data for _, data in self.pieces])
+
+    def _keep(self, offset: int, data: bytes | memoryview) -> None:
+        pieces = self.pieces
+        if len(data) >= SMALL_PIECE:
+            pieces.append((offset, data))
+            return
+        if pieces:
+            start, last = pieces[-1]
+            if isinstance(last, bytearray) and start + len(last) == offset:
+                last += data
+                return
+        pieces.append((offset, bytearray(data)))
+        if len(pieces) >= self._compact_at:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Join small pieces that have become neighbours."""
+        merged: list[tuple[int, bytes | bytearray | memoryview]] = []
+        for offset, data in sorted(self.pieces, key=lambda piece: piece[0]):
+            if merged and isinstance(data, bytearray):
+                start, last = merged[-1]
+                if isinstance(last, bytearray) and start + len(last) == offset:
+                    last += data
+                    continue
+            merged.append((offset, data))
+        self.pieces = merged
+        self._compact_at = max(COMPACT_PIECES, 2 * len(merged))
+
+
+_SKIPPED: Final = object()
+
+
+class ReceiveChannel:
+    """One channel's incoming order."""
+
+    __slots__ = ("charged", "charges", "done", "expected", "number", "partial", "taken", "taken_ahead")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.expected = 0  # the next sequence to hand out
+        self.taken = 0  # everything below was taken by the application
+        self.taken_ahead: set[int] = set()
+        self.partial: dict[int, IncomingMessage] = {}
+        self.done: dict[int, object] = {}  # complete (bytes) or withdrawn, waiting for an earlier one
+        self.charges: dict[int, tuple[IncomingMessage, int]] = {}  # by sequence, until taken
+        self.charged = 0
+
+
+class ReceiveHalf:
+    """Everything the peer sent that the application has not taken."""
+
+    def __init__(self, config: Config, budget: ReceiveBudget, retry: Callable[[], None]) -> None:
+        self._config = config
+        self._budget = budget
+        self.retry = retry
+        self.channels: dict[int, ReceiveChannel] = {}
+        self.charged = 0
+        self.taken_dirty: dict[int, None] = {}
+        self.taken_bytes = 0  # charge freed since the peer was told last
+        self.grants_dirty: dict[tuple[int, int], None] = {}
+
+    def _channel(self, number: int) -> ReceiveChannel:
+        channel = self.channels.get(number)
+        if channel is None:
+            channel = self.channels[number] = ReceiveChannel(number)
+        return channel
+
+    def restart(self) -> None:
+        """A new instance of the peer begins at sequence 0; what the old one left unfinished is dropped."""
+        for channel in self.channels.values():
+            for message, _ in channel.charges.values():
+                self._budget.give_back(message, message.grant)
+        self.channels.clear()
+        self.taken_dirty.clear()
+        self.grants_dirty.clear()
+        self.charged = 0
+
+    def synchronise(self, state: ChannelState) -> None:
+        """The peer says where it goes on in a channel. We know better if we remember the channel."""
+        if state.channel not in self.channels:
+            channel = self._channel(state.channel)
+            channel.expected = channel.taken = state.first
+        # Lost Taken frames are made up for: tell again where we are.
+        self.taken_dirty[state.channel] = None
+
+    def states(self) -> Iterator[tuple[int, int]]:
+        """(channel, next sequence expected) of every channel in use."""
+        for number, channel in self.channels.items():
+            yield number, channel.expected
+
+    def on_part(self, part: MessagePart) -> list[tuple[int, int, bytes]]:
+        """Take in a part.
+
+        Returns:
+            (channel, sequence, content) of messages that can now be handed out, in order.
+
+        Raises:
+            RemoteProtocolError: more than was granted, a total that changed, or a message that is too large.
+        """
+        number, sequence, offset, total, data = part.channel, part.sequence, part.offset, part.total, part.data
+        channel = self.channels.get(number)
+        if channel is None:
+            channel = self._channel(number)
+        if sequence < channel.expected or sequence in channel.done:
+            return []
+        message = channel.partial.get(sequence)
+        if message is None:
+            whole = len(data) == total
+            if total > self._config.max_message_size:
+                raise RemoteProtocolError(f"a message of {total} bytes is above the limit")
+            if sequence - channel.taken > self._config.channel_window // OVERHEAD:
+                raise RemoteProtocolError("a message too far ahead of what was taken")
+            message = IncomingMessage(total)
+            if whole:
+                self._charge(channel, sequence, message, OVERHEAD + total)
+                return self._hand_out(channel, sequence, bytes(data))
+            channel.partial[sequence] = message
+        elif message.total != total:
+            raise RemoteProtocolError("the length of a message changed")
+        message.add(offset, data)
+        self._charge(channel, sequence, message, OVERHEAD + max(0, message.high - message.grant))
+        if message.have == total:
+            del channel.partial[sequence]
+            content = message.content()
+            message.pieces = []
+            return self._hand_out(channel, sequence, content)
+        self._extend_grant(channel, sequence, message)
+        return []
+
+    def on_withdrawn(self, number: int, sequence: int) -> list[tuple[int, int, bytes]]:
+        """The peer gave a message up: the order goes on without it."""
+        channel = self._channel(number)
+        if sequence < channel.expected or sequence in channel.done:
+            return []
+        if sequence - channel.taken > self._config.channel_window // OVERHEAD:
+            raise RemoteProtocolError("a message too far ahead of what was taken")
+        message = channel.partial.pop(sequence, None)
+        if message is None:
+            message = IncomingMessage(0)
+        message.pieces = []
+        self._charge(channel, sequence, message, OVERHEAD)
+        return self._hand_out(channel, sequence, _SKIPPED)
+
+    def on_application_took(self, number: int, sequence: int) -> None:
+        """The application has a message that ``on_part`` handed out."""
+        channel = self.channels.get(number)
+        if channel is None or not channel.taken <= sequence < channel.expected or sequence in channel.taken_ahead:
+            return
+        message, charge = channel.charges.pop(sequence)
+        channel.charged -= charge
+        self.charged -= charge
+        self.taken_bytes += charge + message.grant
+        self._budget.give_back(message, message.grant)
+        self.grants_dirty.pop((number, sequence), None)
+        if sequence == channel.taken:
+            channel.taken += 1
+            while channel.taken in channel.taken_ahead:
+                channel.taken_ahead.discard(channel.taken)
+                channel.taken += 1
+            self.taken_dirty[number] = None
+        else:
+            channel.taken_ahead.add(sequence)
+
+    def retry_grants(self) -> None:
+        """Ask the budget again for every message that was refused."""
+        for channel in self.channels.values():
+            if channel.partial:
+                oldest = min(channel.partial)
+                self._extend_grant(channel, oldest, channel.partial[oldest])
+
+    def grant_of(self, channel: int, sequence: int) -> int | None:
+        """The present grant of an unfinished message."""
+        state = self.channels.get(channel)
+        message = state.partial.get(sequence) if state is not None else None
+        return message.grant if message is not None else None
+
+    def _hand_out(self, channel: ReceiveChannel, sequence: int, content: object) -> list[tuple[int, int, bytes]]:
+        channel.done[sequence] = content
+        ready: list[tuple[int, int, bytes]] = []
+        while channel.expected in channel.done:
+            sequence = channel.expected
+            content = channel.done.pop(sequence)
+            channel.expected += 1
+            if isinstance(content, bytes):
+                ready.append((channel.number, sequence, content))
+            else:
+                self.on_application_took(channel.number, sequence)
+        if channel.partial and channel.number in self.channels:
+            oldest = min(channel.partial)
+            self._extend_grant(channel, oldest, channel.partial[oldest])
+        return ready
+
+    def _extend_grant(self, channel: ReceiveChannel, sequence: int, message: IncomingMessage) -> None:
+        """Give the oldest incomplete message of the channel room for a window beyond what has arrived.
+
+        Only where it is needed: the message alone exceeds a window, or the windows fill up. Without the latter, parts
+        of messages in many channels could fill the window of the connection and none ever be complete.
+        """
+        window = self._config.channel_window
+        if (
+            message.total + OVERHEAD <= window
+            and channel.charged <= window // 2
+            and self.charged <= self._config.connection_window // 2
+        ) or sequence != min(channel.partial):
+            return
+        limit = min(message.total, message.have + window)
+        wanted = limit - message.grant
+        if wanted <= 0 or (wanted < window // 4 and limit < message.total):
+            return
+        if self._budget.take(message, wanted, self.retry):
+            message.grant = limit
+            self.grants_dirty[(channel.number, sequence)] = None
+            self._charge(channel, sequence, message, OVERHEAD + max(0, message.high - limit))
+
+    def _charge(self, channel: ReceiveChannel, sequence: int, message: IncomingMessage, charge: int) -> None:
+        change = charge - message.charge
+        message.charge = charge
+        channel.charges[sequence] = (message, charge)
+        channel.charged += change
+        self.charged += change
+        if channel.charged > self._config.channel_window or self.charged > self._config.connection_window:
+            raise RemoteProtocolError("more data than was granted")
