@@ -30,10 +30,10 @@ to each other. This command tries things out and looks after keys.
 
 _EXAMPLES = """\
 examples:
-  srmudp demo                     watch three peers meet, talk and survive a crash
-  srmudp key new me.key           make an identity: who you are to your peers
-  srmudp key show me.key          your PeerId, to give to others
-  srmudp key code me.key PEERID   60 digits to read aloud and compare
+  srmudp demo                    three peers meet, talk and survive a crash
+  srmudp key new me.key          make an identity: who you are to your peers
+  srmudp key show me.key         your PeerId, to give to others
+  srmudp key code me.key PEERID  60 digits to read aloud and compare
 
 'srmudp COMMAND --help' explains one command.
 """
@@ -47,7 +47,7 @@ class _Parser(argparse.ArgumentParser):
         if choice:
             words = re.findall(r"\w+", choice[2])
             near = difflib.get_close_matches(choice[1], words, n=1)
-            message = f"there is no {choice[1]!r}; " + (
+            message = f"there is no '{choice[1]}'; " + (
                 f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(words)}"
             )
         self.exit(2, f"{self.prog}: {clean(message)}\ntry: {self.prog} --help\n")

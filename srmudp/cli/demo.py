@@ -218,7 +218,7 @@ class Story:
             ("alice", "bob", "for bob alone"),
             ("alice", ["bob", "carol"], "for bob and carol"),
             ("alice", None, "for everyone"),
-            ("carol", None, "carol greets everyone"),
+            ("carol", None, "hello from carol"),
         )
         numbers = [(sender, self._cast[sender].ask("say", text, to)) for sender, to, text in letters]
         for (sender, number), (_, to, text) in zip(numbers, letters, strict=True):
@@ -319,7 +319,7 @@ class Story:
         away = self._clock.elapsed - killed
         self._check(
             self._trusts() == {Trust.PINNED} and self._cast.all("codes") == self._codes,
-            f"she is back after {duration(away)} (process {carol.pid}): same keys and codes, still pinned",
+            f"she is back after {duration(away)}: same key, same codes, still pinned",
         )
 
         at_return = {name: self._counted(name)[0] for name in counting}
@@ -343,7 +343,7 @@ class Story:
                 f"{name:5} counted to {sent}: none missing, none twice, all in order"
                 if whole and taken == sent
                 else f"{name:5} counted to {sent}: carol has {len(kept)}, {taken} confirmed, missing or unknown: "
-                f"{_list({str(n) for n in sorted(wrong)[:8]}) or 'none, but out of order'}",
+                f"{', '.join(map(str, sorted(wrong)[:8])) or 'none, but out of order'}",
             )
         again = [entry for entry in record if entry.again]
         # What carol wrote down and died before confirming must come again; what she confirmed must not.
@@ -391,7 +391,7 @@ class Story:
         if self._crosses:
             plural = "" if self._checks == 1 else "s"
             screen.line(
-                f"{self._crosses} check{plural} of {self._checks} did not hold, in {seconds:.1f} s.", "bold", "red"
+                f"{self._crosses} of {self._checks} check{plural} did not hold ({seconds:.1f} s).", "bold", "red"
             )
             screen.paragraph("Once more with --verbose shows what the library says. If it stays, please report it.")
             return 1

@@ -14,7 +14,7 @@ import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ..config import CHANNELS, Config
 from ..crypto.backend import Backend
@@ -45,6 +45,8 @@ from .peer import Attempt, Peer, Receipt, Transmit
 from .registry import Registry
 
 __all__ = ["AcceptPolicy", "Endpoint", "Job", "Transmit"]
+
+T = TypeVar("T")
 
 KEEPALIVE: Final = 15.0
 """Seconds of silence at most: half of what the shortest-lived common NAT mappings bear."""
@@ -85,7 +87,7 @@ class Endpoint:
         self.drops: Counter[str] = Counter()
         """Discarded input: reason -> count."""
         self.budget = ReceiveBudget(config.receive_budget, config.max_message_size)
-        self._backend = backend
+        self.backend = backend
         us = Self(backend, identity, random(16), name)
         self._registry = Registry()
         self._admission = Admission(
@@ -451,6 +453,10 @@ class Endpoint:
             peer.ready = True
             self._ready.append(peer)
 
+    def add_job(self, compute: Callable[[], T], commit: Callable[[T | None, float], None]) -> None:
+        """Have something computed outside the lock and committed under it."""
+        self._handshakes.jobs.append(Job(compute, commit))
+
     def note_generation(self, generation: int) -> None:
         """See :meth:`Handshakes.note_generation`."""
         self._handshakes.note_generation(generation)
@@ -465,7 +471,7 @@ class Endpoint:
 
     def new_session(self, peer: Peer, agreed: Agreed, now: float) -> Session:
         """Keys for a peer, findable by their index."""
-        session = Session(self._backend, agreed, self.drops, self.config.connection_window, now)
+        session = Session(self.backend, agreed, self.drops, self.config.connection_window, now)
         self._sessions[session.local_index] = (peer, session)
         return session
 

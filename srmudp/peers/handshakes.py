@@ -154,10 +154,17 @@ class Handshakes:
         if peer.peer_id == peer_id:
             return True
         if peer_id == self._us.identity.peer_id:
-            self._refuse(peer, peer_id, source, "the address answers with our own identity", now)
+            reason = (
+                "the address answers with our own identity: give every program its own key file, or mend the address"
+            )
+            self._refuse(peer, peer_id, source, reason, now)
             return False
         if peer.pinned:
-            self._refuse(peer, peer_id, source, f"another key than the pinned one answered ({peer_id})", now)
+            reason = (
+                f"another key than the pinned one answered ({peer_id}): somebody may be in between. If its user "
+                f"confirms the new key by another way, call trust({peer.name!r}, <that PeerId>)"
+            )
+            self._refuse(peer, peer_id, source, reason, now)
             return False
         owner = self._registry.by_id(peer_id)
         if owner is not None:
@@ -168,7 +175,11 @@ class Handshakes:
             peer.trust = Trust.FIRST_USE
             return True
         if source not in peer.addresses:
-            self._refuse(peer, peer_id, source, "another key answered from an address that was not configured", now)
+            reason = (
+                f"another key ({peer_id}) answered from an address that was not configured; "
+                f"forget({peer.name!r}) lets a new key take the name"
+            )
+            self._refuse(peer, peer_id, source, reason, now)
             return False
         self.change_key(peer, peer_id, now)
         return True
@@ -193,7 +204,11 @@ class Handshakes:
         peer.instance = None
         peer.generation = 0
         peer.trust = Trust.FIRST_USE
-        peer.emit(EventKind.PEER_CHANGED, peer.address, f"the key changed; it was {old}")
+        peer.emit(
+            EventKind.PEER_CHANGED,
+            peer.address,
+            f"the key changed; it was {old}. Compare verification codes, then trust({peer.name!r})",
+        )
 
     def _make_alias(self, peer: Peer, owner: Peer, now: float) -> None:
         """``peer`` turned out to be ``owner`` under another name: one peer, two names."""

@@ -12,9 +12,12 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol
+from functools import partial
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from ..config import Config
+from ..crypto.backend import Backend
+from ..crypto.protection import EpochSecrets
 from ..exceptions import DecodeError, RemoteProtocolError
 from ..models import Address, EventKind, PeerEvent, PeerId, PeerState, PeerStats, PeerStatus, Trust
 from ..protocol.congestion import make_controller
@@ -25,12 +28,15 @@ from ..protocol.handshake import Agreed, Opening, outranks
 from ..protocol.pacer import Pacer
 from ..protocol.records import Opened
 from ..protocol.recovery import Path
+from ..protocol.rekeying import Rekeying
 from ..protocol.session import Session
 from ..wire.frames import (
     Close,
     CloseCode,
     Established,
     Frame,
+    KeyUpdate,
+    KeyUpdateReply,
     PathChallenge,
     PathResponse,
     SessionStart,
@@ -38,6 +44,8 @@ from ..wire.frames import (
     serialise,
 )
 from .paths import PathValidator
+
+T = TypeVar("T")
 
 ATTEMPT_LIFETIME: Final = 10.0
 """Seconds one attempt repeats identical PUNCH bytes, and a half-open session lives."""
@@ -96,17 +104,22 @@ class Host(Protocol):
     """What a peer asks of the endpoint it lives in."""
 
     config: Config
+    backend: Backend
     random: Callable[[int], bytes]
     timeout: float
     keepalive: float
     drops: Counter[str]
     budget: ReceiveBudget
+    peer_id: PeerId
 
     def emit(self, event: Event) -> None:
         """Queue an event."""
 
     def touch(self, peer: Peer) -> None:
         """The peer may have something to send or another deadline."""
+
+    def add_job(self, compute: Callable[[], T], commit: Callable[[T | None, float], None]) -> None:
+        """Compute outside the lock, then commit under it; None if the computation found a forgery."""
 
     def new_index(self) -> int:
         """A random receive index that is free."""
@@ -162,6 +175,7 @@ class Peer:
         self.last_sent = now
         self.last_address: Address | None = None
         self.validator = PathValidator()
+        self.rekeying: Rekeying | None = None
         self.outbox: deque[Transmit] = deque()
         self.linger_until: float | None = None
         self.room_wanted = False
@@ -388,6 +402,8 @@ class Peer:
             self.send_close(CloseCode.PROTOCOL_ERROR, str(error), now)
             self.lose(f"it broke the protocol: {error}", now)
             return
+        if self.rekeying is not None:
+            self.rekeying.on_opened(now)
         self._collect(source, now)
 
     def _refused_in(self, opened: Opened, now: float) -> bool:
@@ -439,6 +455,7 @@ class Peer:
         if old is not None:
             endpoint.forget_session(old)
         self.validator = PathValidator()
+        self.rekeying = Rekeying(session, endpoint.backend, now)
         self.last_address = source
         self.last_heard = now
         self.failure = None
@@ -510,15 +527,79 @@ class Peer:
             self._send_sealed(session, [PathResponse(frame.nonce)], source, now)
         elif isinstance(frame, PathResponse):
             self.validator.on_response(frame.nonce, source)
+        elif isinstance(frame, KeyUpdate):
+            self._answer_key_update(frame)
+        elif isinstance(frame, KeyUpdateReply):
+            self._complete_key_update(frame)
         elif isinstance(frame, Close):
             self._on_close(frame, now)
+
+    # --- key updates
+
+    def _begin_key_update(self) -> None:
+        rekeying = self.rekeying
+        assert rekeying is not None
+        rekeying.job_running = True
+        secret = self._endpoint.random(32)
+
+        def commit(public: bytes | None, now: float) -> None:
+            rekeying.job_running = False
+            if public is not None and self.rekeying is rekeying:
+                frame = rekeying.offer(secret, public)
+                if frame is not None:
+                    self.connection.signal(frame)
+                    self._endpoint.touch(self)
+
+        self._endpoint.add_job(partial(self._endpoint.backend.x25519_public, secret), commit)
+
+    def _answer_key_update(self, frame: KeyUpdate) -> None:
+        rekeying = self.rekeying
+        if rekeying is None or not rekeying.wants_reply(frame):
+            return
+        rekeying.job_running = True
+        backend, secret = self._endpoint.backend, self._endpoint.random(32)
+
+        def compute() -> tuple[bytes, EpochSecrets]:
+            public = backend.x25519_public(secret)
+            return public, rekeying.agree(public, frame.public, backend.x25519(secret, frame.public))
+
+        def commit(result: tuple[bytes, EpochSecrets] | None, now: float) -> None:
+            rekeying.job_running = False
+            if result is None or self.rekeying is not rekeying:
+                return
+            reply = rekeying.reply(frame, *result)
+            if reply is not None:
+                self.connection.signal(reply)
+                self._endpoint.touch(self)
+
+        self._endpoint.add_job(compute, commit)
+
+    def _complete_key_update(self, frame: KeyUpdateReply) -> None:
+        rekeying = self.rekeying
+        secret = rekeying.expects_reply(frame) if rekeying is not None else None
+        if rekeying is None or secret is None:
+            return
+        rekeying.job_running = True
+        backend, ours = self._endpoint.backend, rekeying.public
+
+        def compute() -> EpochSecrets:
+            return rekeying.agree(ours, frame.public, backend.x25519(secret, frame.public))
+
+        def commit(secrets: EpochSecrets | None, now: float) -> None:
+            rekeying.job_running = False
+            if secrets is not None and self.rekeying is rekeying and rekeying.complete(frame, secrets):
+                self.connection.ping()
+                self._endpoint.touch(self)
+
+        self._endpoint.add_job(compute, commit)
 
     def _on_close(self, frame: Close, now: float) -> None:
         if frame.code == CloseCode.REMOVED:
             self.lose("it removed us", now, PeerState.PASSIVE)
             self.connection.fail_all(Failure.REMOVED_US)
         elif frame.code == CloseCode.REFUSED:
-            self.lose("it refused our identity", now, PeerState.REFUSED)
+            reason = f"it refused our identity: its user has to add or accept our PeerId, {self._endpoint.peer_id}"
+            self.lose(reason, now, PeerState.REFUSED)
             self.connection.fail_all(Failure.REFUSED)
         elif frame.code == CloseCode.PROTOCOL_ERROR:
             self.lose("it says that we broke the protocol", now)
@@ -561,6 +642,7 @@ class Peer:
                 self.last_heard + self._endpoint.timeout,
                 self.last_sent + self._endpoint.keepalive,
                 self.validator.next_timer(),
+                self.rekeying.next_timer() if self.rekeying is not None else None,
             ]
         if self.candidate is not None:
             times.append(self.candidate.created_at + ATTEMPT_LIFETIME)
@@ -581,7 +663,13 @@ class Peer:
             moved = self.validator.decide(now)
             if moved is not None:
                 self._move(moved, now)
-            if now >= self.last_heard + self._endpoint.timeout:
+            if self.rekeying is not None:
+                self.rekeying.on_timer(now)
+                if self.rekeying.due(now):
+                    self._begin_key_update()
+            if connection.session is not None and connection.session.keys.exhausted:
+                self.lose("the keys of the session are worn out", now)
+            elif now >= self.last_heard + self._endpoint.timeout:
                 self.lose(f"nothing heard for {self._endpoint.timeout:g} s", now)
             elif now >= self.last_sent + self._endpoint.keepalive:
                 self.last_sent = now
@@ -605,6 +693,7 @@ class Peer:
         if self.connection.session is not None:
             self._endpoint.forget_session(self.connection.session)
             self.connection.stop()
+            self.rekeying = None
         self.state = state
         self.failure = reason
         self.since = now

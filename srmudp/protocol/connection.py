@@ -594,9 +594,10 @@ class Connection:
 
     def _resend(self, segments: int, now: float) -> tuple[bytes, int] | None:
         """Lost segments again, as stored bytes under new transmission numbers."""
-        session, recovery = self.session, self.recovery
+        session, recovery, path = self.session, self.recovery, self.path
         assert session is not None
         assert recovery is not None
+        assert path is not None
         parts: list[bytes] = []
         size = 0
         first = session.next_transmission
@@ -606,6 +607,12 @@ class Connection:
             header = record.header
             if header.number not in recovery.records or record.ciphertext is None:
                 self._resends.popleft()
+                continue
+            if header.epoch != session.keys.epoch or header.size + RESEND_OVERHEAD > path.mtu:
+                # Sealed for keys or a path that are gone.
+                self._resends.popleft()
+                recovery.give_up(record)
+                self._send_again(record)
                 continue
             if parts and header.size != groups[0][0].header.size:
                 break

@@ -66,6 +66,15 @@ class RecordReceiver:
         self._single_only = SINGLE_ONLY_FIRST
         self._single_only_until = 0.0
 
+    def add_keys(self, keys: RecordKeys) -> None:
+        """Records of another epoch open from now on."""
+        self._keys[keys.epoch] = keys
+
+    def forget_keys(self, keys: RecordKeys) -> None:
+        """Records of that epoch open no more."""
+        if self._keys.get(keys.epoch) is keys:
+            del self._keys[keys.epoch]
+
     def on_run(self, header: RecordHeader, aad: bytes, ciphertext: bytes, now: float) -> Opened | None:
         """A whole record's first flight came at once."""
         opened = self._open(header, aad, ciphertext, now)

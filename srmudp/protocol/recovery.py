@@ -502,6 +502,11 @@ class Recovery:
                 self.path.controller.on_persistent_congestion(now)
         return outcome, probe
 
+    def give_up(self, record: SentRecord) -> None:
+        """The record is not sent again; its information goes into a new one."""
+        self.records.pop(record.header.number, None)
+        self._retire(record)
+
     def stale(self, newest: int) -> list[SentRecord]:
         """Records too far behind the newest number: removed, to be sent anew."""
         given_up: list[SentRecord] = []

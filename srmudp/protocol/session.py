@@ -64,7 +64,7 @@ class Session:
         # Both are used up before the AEAD call: a failed or interrupted seal burns them.
         self.next_number = number + 1
         self.next_transmission = first + count
-        header = RecordHeader(self.keys.epoch & 0xFF, self.remote_index, number, first, count, size)
+        header = RecordHeader(self.keys.epoch, self.remote_index, number, first, count, size)
         aad = header.pack()
         ciphertext = self.keys.seal(number, aad, plaintext)
         return header, ciphertext, cut_record(header, ciphertext, aad)
