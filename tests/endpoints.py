@@ -323,14 +323,14 @@ class WireWatcher:
         records: records seen. resends: RESEND datagrams seen.
     """
 
-    def __init__(self, net: SimNet) -> None:
+    def __init__(self, net: SimNet | None = None) -> None:
         self.violations: list[str] = []
         self.records = self.resends = 0
         self._headers: dict[bytes, bytes] = {}
         self._pieces: dict[tuple[bytes, int], bytes] = {}
         self._transmissions: set[tuple[int, int]] = set()
-        self._handshakes: dict[tuple[bytes, Address], bytes] = {}
-        self.stop = net.tap(self.see)
+        self._handshakes: dict[tuple[bytes, Address, Address], bytes] = {}
+        self.stop = (lambda: None) if net is None else net.tap(self.see)
 
     def see(self, now: float, source: Address, destination: Address, datagram: bytes) -> None:
         """Look at one datagram as it leaves its node."""
@@ -339,7 +339,9 @@ class WireWatcher:
             self._record(now, parse_segment(datagram))
         elif kind in (PUNCH, PUBLIC_KEY, SHARED_KEY):
             # PUBLIC_KEYs of two responders may go to one index; everything else is said once and then repeated.
-            key = (datagram[:HANDSHAKE_HEADER], source if kind == PUBLIC_KEY else Address("", 0))
+            nowhere = Address("", 0)
+            ends = (source, destination) if kind == PUBLIC_KEY else (nowhere, nowhere)
+            key = (datagram[:HANDSHAKE_HEADER], *ends)
             if self._handshakes.setdefault(key, datagram) != datagram:
                 self.violations.append(f"{now:.6f} handshake message {kind:#x} of one index has two forms")
 

@@ -42,7 +42,7 @@ _EXAMPLES = """\
 examples:
   srmudp demo                 about six seconds
   srmudp demo --seed 7        other datagrams are lost
-  srmudp demo --verbose       with what the library logs
+  srmudp demo --verbose       with events and what the library logs
   srmudp demo > story.txt     plain text; the exit status says whether all held
 """
 
@@ -58,7 +58,7 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="which datagrams are lost (default: 1)")
     parser.add_argument("--no-color", action="store_true", help="plain text; so does the variable NO_COLOR")
-    parser.add_argument("--verbose", action="store_true", help="show what the library logs, on standard error")
+    parser.add_argument("--verbose", action="store_true", help="events and the library's log, on standard error")
     parser.add_argument(
         "--limit", type=_seconds, default=LIMIT, metavar="S", help=f"seconds it may take in all (default: {LIMIT:g})"
     )

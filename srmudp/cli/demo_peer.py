@@ -26,6 +26,9 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from .. import Config, Delivery, Message, MultiHolepunchSocket, PeerEvent, PeerStatus, impaired
+from .text import clean
+
+log = logging.getLogger("srmudp.demo")
 
 TALK, FILES, NUMBERS = 0, 1, 2
 """The channels the demo uses: a large message in one does not hold up the others."""
@@ -88,11 +91,11 @@ def run(pipe: Connection, role: Role) -> None:
     """The process's main function: play ``role`` until told to leave or until the pipe breaks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the director's, who then ends us
     if role.verbose:
-        log = logging.getLogger("srmudp")
+        library = logging.getLogger("srmudp")
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter(f"{role.name:>5} %(asctime)s.%(msecs)03d %(name)s %(message)s", "%M:%S"))
-        log.addHandler(handler)
-        log.setLevel(logging.DEBUG)
+        library.addHandler(handler)
+        library.setLevel(logging.DEBUG)
     try:
         player = _Player(role)
     except Exception:
@@ -135,7 +138,6 @@ class _Player:
         self._role = role
         self._heard: list[tuple[str, str]] = []
         self._large: list[Message] = []
-        self._events: list[tuple[float, PeerEvent]] = []
         self._deliveries: list[Delivery] = []
         self._seconds: dict[int, float] = {}
         self._numbers: dict[str, list[Delivery]] = {}
@@ -156,7 +158,7 @@ class _Player:
         self._socket.register_message_hook(self._on_message)
 
     def _on_event(self, event: PeerEvent) -> None:
-        self._events.append((time.monotonic(), event))
+        log.info("= %s %s %s", event.peer, event.kind, clean(event.reason))
 
     def _on_message(self, message: Message) -> None:
         """On the hook thread. The message counts as taken when this returns, so all that must last is done before."""
@@ -194,17 +196,9 @@ class _Player:
         """What the library says of each peer."""
         return dict(self._socket.connections_status)
 
-    def events(self) -> list[tuple[str, str]]:
-        """Kind and peer of everything that happened."""
-        return [(str(event.kind), event.peer) for _, event in self._events]
-
     def network(self) -> dict[str, int]:
         """What the bad network did to us: datagrams ``received`` from the system and ``lost`` of them on purpose."""
         return dict(self._bad_network.counts)
-
-    def drops(self) -> dict[str, int]:
-        """What the library threw away and why."""
-        return dict(self._socket.drops)
 
     # --- talking ---
 
@@ -287,7 +281,9 @@ class _Player:
         if not self.left:
             self.left = True
             self._counting.clear()
+            drops = dict(self._socket.drops)
             self._socket.close(limit)
+            log.info("= closed; discarded as useless: %s", drops or "nothing")
             self._record.close()
 
 

@@ -30,6 +30,9 @@ MAX_PENDING: Final = 16
 PENDING_SECONDS: Final = 300.0
 ASK_AGAIN: Final = 3600.0
 """Seconds between two questions about one PeerId."""
+IP_MATCH_AFTER: Final = 2.0
+"""Seconds we have punched at a peer's exact address before its IP address alone is a match: a neighbour behind the same
+carrier NAT must not be faster than the peer itself."""
 REMEMBERED_ANSWERS: Final = 1024
 
 
@@ -51,11 +54,14 @@ class Verdict(Enum):
 
 @dataclass(slots=True)
 class HalfOpen:
-    """A punch that was answered: waits at most ATTEMPT_LIFETIME for its SHARED_KEY."""
+    """A punch that was answered: waits at most ATTEMPT_LIFETIME for its SHARED_KEY.
+
+    One for each address that the same punch came from, so that who continues it has read what was sent to ``source``.
+    """
 
     source: Address
     created_at: float
-    key: bytes
+    key: tuple[bytes, Address]
     answer: Answer | None = None
     job_running: bool = False
     accepted: bytes = b""
@@ -74,7 +80,7 @@ class Admission:
         self._drops = drops
         self._strangers = TokenBucket(rate, 2 * rate)
         self._added = TokenBucket(rate, 4 * rate)
-        self._by_punch: dict[bytes, HalfOpen] = {}
+        self._by_punch: dict[tuple[bytes, Address], HalfOpen] = {}
         self._by_index: dict[int, HalfOpen] = {}
         self._per_host: Counter[str] = Counter()
         self._asked: dict[PeerId, float] = {}
@@ -90,7 +96,7 @@ class Admission:
     def may_answer(self, punch: Punch, source: Address, now: float) -> bool:
         """Whether a punch deserves the cost of an answer; counts why not."""
         registry = self._registry
-        expected = bool(registry.at(source)) or len(registry.at_host(source.host)) == 1
+        expected = bool(registry.at(source)) or self._match_by_ip(source, now) is not None
         if not (expected or self.policy is not AcceptPolicy.NOBODY or self.is_tagged_for_us(punch)):
             self._drops["unsolicited_punch"] += 1
             return False
@@ -103,14 +109,14 @@ class Admission:
             return False
         return True
 
-    def known(self, punch: Punch) -> HalfOpen | None:
-        """The half-open entry of a punch that came before."""
-        return self._by_punch.get(punch.message)
+    def known(self, punch: Punch, source: Address) -> HalfOpen | None:
+        """The half-open entry of a punch that came before from the same address."""
+        return self._by_punch.get((punch.message, source))
 
     def remember(self, punch: Punch, source: Address, now: float) -> HalfOpen:
         """A punch is going to be answered."""
-        half_open = HalfOpen(source, now, punch.message)
-        self._by_punch[punch.message] = half_open
+        half_open = HalfOpen(source, now, (punch.message, source))
+        self._by_punch[half_open.key] = half_open
         self._per_host[source.host] += 1
         return half_open
 
@@ -157,16 +163,20 @@ class Admission:
 
     # --- proven keys
 
-    def match(self, source: Address) -> tuple[Peer, Trust] | None:
+    def match(self, source: Address, now: float) -> tuple[Peer, Trust] | None:
         """The added peer without a key that a proven key at ``source`` may take, by the address rules."""
         exact = self._registry.at(source)
         if len(exact) == 1:
             return exact[0], Trust.FIRST_USE
         if not exact:
-            near = self._registry.at_host(source.host)
-            if len(near) == 1:
-                return near[0], Trust.MATCHED_BY_IP
+            near = self._match_by_ip(source, now)
+            if near is not None:
+                return near, Trust.MATCHED_BY_IP
         return None
+
+    def _match_by_ip(self, source: Address, now: float) -> Peer | None:
+        near = self._registry.at_host(source.host)
+        return near[0] if len(near) == 1 and now >= near[0].since + IP_MATCH_AFTER else None
 
     def judge(self, agreed: Agreed, now: float) -> tuple[Verdict, bool]:
         """What to do with a stranger.

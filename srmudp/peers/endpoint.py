@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from ..config import CHANNELS, Config
 from ..crypto.backend import Backend
-from ..crypto.keys import Identity
+from ..crypto.keys import Identity, static_key_of
 from ..exceptions import DecodeError, MessageTooBig
 from ..models import Address, EventKind, PeerId, PeerState, PeerStatus, Trust
 from ..protocol.credit import ReceiveBudget
@@ -190,9 +190,12 @@ class Endpoint:
 
         Raises:
             ValueError: the name stands for another key, the key is our own, or there are too many peers.
+            IdentityError: a PeerId that no key has, perhaps mistyped.
         """
         if peer_id == self.peer_id:
             raise ValueError(f"{name!r} has our own PeerId; a socket cannot connect to itself")
+        if peer_id is not None:
+            static_key_of(peer_id)
         registry = self._registry
         peer = registry.named(name) if name in registry else None
         owner = registry.by_id(peer_id) if peer_id is not None else None
@@ -262,11 +265,13 @@ class Endpoint:
         Raises:
             UnknownPeer: there is no such peer.
             ValueError: it has no key yet and none was given, or another peer has the one given.
+            IdentityError: a PeerId that no key has, perhaps mistyped.
         """
         peer = self._registry.named(name)
         wanted = peer_id if peer_id is not None else peer.peer_id
         if wanted is None:
             raise ValueError(f"{name!r} has not proven any key yet; wait until it is connected or give a PeerId")
+        static_key_of(wanted)
         if wanted == self.peer_id or self._registry.by_id(wanted) not in (None, peer):
             raise ValueError("that key belongs to somebody else")
         if peer.peer_id not in (None, wanted):

@@ -86,7 +86,7 @@ class Handshakes:
             self._host.drops["reflected_punch"] += 1
             own[0].failure = "our own punch came back: is the address our own?"
             return
-        known = self._admission.known(punch)
+        known = self._admission.known(punch, source)
         if known is not None:
             if known.answer is not None:
                 self.answers.append(Transmit(known.answer.public_key, len(known.answer.public_key), source))
@@ -281,7 +281,11 @@ class Handshakes:
 
     def _let_in(self, half_open: HalfOpen, agreed: Agreed, source: Address, now: float) -> Peer | None:
         peer_id = agreed.hello.peer_id
-        matched = self._admission.match(source) if not self._registry.was_removed(peer_id) else None
+        matched = self._admission.match(source, now) if not self._registry.was_removed(peer_id) else None
+        if matched is not None and source != half_open.source:
+            # Anybody can write this address on the third arrow: only who read our answer there is there.
+            self._host.drops["unproven_address"] += 1
+            return None
         if matched is not None:
             peer, trust = matched
             self._registry.bind(peer, peer_id)

@@ -464,7 +464,9 @@ class Peer:
             again = self.ever_connected
             self.state = PeerState.CONNECTED
             self.ever_connected = True
-            self.emit(EventKind.RECONNECTED if again else EventKind.CONNECTED, source, "")
+            weak = self.trust is Trust.MATCHED_BY_IP and not again
+            reason = f"matched by its IP address alone: compare verification codes, then trust({self.name!r})"
+            self.emit(EventKind.RECONNECTED if again else EventKind.CONNECTED, source, reason if weak else "")
         elif new_instance:
             self.emit(EventKind.RECONNECTED, source, "its program was restarted")
 

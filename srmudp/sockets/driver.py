@@ -517,10 +517,11 @@ class Driver:
     def flush_output(self, limit: float) -> None:
         """Send what is queued, waiting up to ``limit`` seconds for room in the system's buffer."""
         deadline = monotonic() + limit
-        while self._transmit() or (self._blocked and self._out):
+        # Also what another thread is sending counts: it would leave the rest to a driver that has stopped meanwhile.
+        while self._transmit() or self._out:
             if monotonic() >= deadline:
                 return
-            time.sleep(0.001)  # the receiver thread sees to it
+            time.sleep(0.001)  # that thread, or the receiver thread when there is room, sees to it
 
     def stop(self, limit: float = 5.0) -> bool:
         """End the threads, close the descriptors and refuse further calls. Idempotent.

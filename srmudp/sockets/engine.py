@@ -13,6 +13,7 @@ import functools
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from time import monotonic, time
@@ -24,7 +25,7 @@ from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, Re
 from . import lifetime
 from .addresses import Target
 from .delivery import Delivery, Inbox
-from .driver import Driver, Reentered
+from .driver import Driver, RateLimit, Reentered
 from .hooks import Hooks, ask
 from .known_peers import KnownPeers
 from .resolver import Resolver
@@ -87,7 +88,9 @@ class Engine:
         self.known = known
         self.closing = False
         self.inbox = Inbox()
-        self.driver = Driver(endpoint, transport, self._on_event, self.inbox.refresh)
+        self.driver = Driver(endpoint, transport, self._on_event, self._after_round)
+        self._news: deque[PeerEvent] = deque(maxlen=64)  # to be logged once the lock is let go
+        self._news_rate = {kind: RateLimit() for kind in EventKind}
         self.hooks = Hooks(self.driver, self.inbox)
         self.resolver = Resolver(self._hosts_of, self._resolved, getaddrinfo)
         self._accept = accept
@@ -139,7 +142,18 @@ class Engine:
         else:
             self._on_peer_event(event)
 
+    def _after_round(self) -> None:
+        """Without the lock, after the endpoint was worked with."""
+        self.inbox.refresh()
+        while self._news:
+            event = self._news.popleft()
+            if self._news_rate[event.kind]():
+                who = event.peer_id.tag if event.peer_id is not None else "no key yet"
+                log.info("= %s (%s) at %s: %s %s", repr(event.peer), who, event.address, event.kind, event.reason)
+
     def _on_peer_event(self, event: PeerEvent) -> None:
+        if log.isEnabledFor(logging.INFO):
+            self._news.append(event)
         self.driver.topics.wake(_PEERS)
         self.driver.topics.wake(_ROOM)  # a removed or changed peer has no queue to wait for
         if event.kind is EventKind.PENDING and self._accept is not None:

@@ -38,6 +38,7 @@ NAMES = ("a", "b")
 ADDRESSES = (Address("10.0.0.1", 5000), Address("10.0.0.2", 5000))
 KINDS = {PUNCH: "PUNCH", PUBLIC_KEY: "PUBLIC_KEY", SHARED_KEY: "SHARED_KEY", RECORD: "record"}
 IDENTITIES = tuple(Identity.generate(random.Random(f"opening/{name}").randbytes) for name in NAMES)
+CONFIG = Config(congestion="cubic")  # the controller with the smaller state; the handshake does not ask it
 
 Sent = list[tuple[bytes, Address]]
 
@@ -54,7 +55,7 @@ def make_side(side: int, *, pin: bool, now: float = START, run: int = 1) -> tupl
         backend.know(identity)
     source = LabelledRandom(f"{NAMES[side]}{run}")
     source.begin(b"birth")
-    endpoint = Endpoint(IDENTITIES[side], Config(), backend=backend, random=source)
+    endpoint = Endpoint(IDENTITIES[side], CONFIG, backend=backend, random=source)
     node = LocalNode(endpoint, source)
     other = NAMES[1 - side]
     peer_id = IDENTITIES[1 - side].peer_id if pin else None
@@ -116,6 +117,8 @@ class Explorer:
         copies: how often each datagram can arrive.
         jumps: seconds by which the clock may leap, with all that is on its way staying on its way.
         most_jumps, most_restarts: how often that may happen.
+        all_records: False keeps, of the records on their way to one session, only the oldest, and none once the session
+            is confirmed at both ends: as far as the handshake goes, one record opens a session as well as another.
     """
 
     pins: tuple[bool, bool] = (True, True)
@@ -123,6 +126,7 @@ class Explorer:
     jumps: tuple[float, ...] = ()
     most_jumps: int = 0
     most_restarts: int = 0
+    all_records: bool = True
     nodes: tuple[list[LocalNode], list[LocalNode]] = field(default_factory=lambda: ([], []))
     facts: tuple[list[Facts], list[Facts]] = field(default_factory=lambda: ([], []))
     datagrams: list[tuple[int, bytes]] = field(default_factory=list)
@@ -216,6 +220,8 @@ class Explorer:
         """What is on its way without the datagrams that nobody listens to any more."""
         facts = (self.facts[0][state.sides[0]], self.facts[1][state.sides[1]])
         wire = state.wire
+        together = facts[0].confirmed == facts[1].confirmed and not (facts[0].candidate or facts[1].candidate)
+        heard: set[int] = set()
         for number in self._on_the_way(wire):
             to, data = self.datagrams[number]
             kind, index = data[0], int.from_bytes(data[2:10], "big")
@@ -223,8 +229,11 @@ class Explorer:
                 (kind == PUBLIC_KEY and index not in facts[to].attempts)
                 or (kind == SHARED_KEY and index not in facts[to].half_open)
                 or (kind == RECORD and index not in facts[to].sessions)
+                or (kind == RECORD and not self.all_records and (together or index in heard))
             ):
                 wire &= ~(3 << 2 * number)
+            elif kind == RECORD:
+                heard.add(index)
         return wire
 
     @staticmethod
@@ -264,14 +273,16 @@ class Explorer:
         yield state._replace(sides=(number, state.sides[1]) if side == 0 else (state.sides[0], number), wire=wire)
 
     def _jump(self, state: State, seconds: float) -> State:
-        """Time passes while the network carries nothing."""
-        end = state.now + seconds
+        """Time passes while nothing runs, as when both computers sleep: what came due meanwhile happens late."""
+        now = state.now + seconds
         for side in (0, 1):
-            number = state.sides[side]
-            while (due := self.nodes[side][number].endpoint.next_timer()) is not None and due <= end:
-                number, sent = self.step(side, number, ("timer", b"", None), max(due, state.now))
-                (state,) = self._after(state, side, (number, sent))
-        return state._replace(now=end, jumps=state.jumps - 1)
+            while True:
+                number = state.sides[side]
+                due = self.nodes[side][number].endpoint.next_timer()
+                if due is None or due > now:
+                    break
+                (state,) = self._after(state, side, self.step(side, number, ("timer", b"", None), now))
+        return state._replace(now=now, jumps=state.jumps - 1)
 
     def _restart(self, state: State, side: int) -> State:
         """The program of one side is killed and started again at once."""
