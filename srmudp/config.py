@@ -48,7 +48,8 @@ class Config:
     connection_window: int = 16 * MIB
     """The same for all channels of one peer together."""
     send_queue: int = 16 * MIB
-    """Bytes that may wait for one peer before ``send`` blocks. One message always fits an empty queue."""
+    """Bytes that may wait for one peer before ``send`` blocks. The largest message under way is not counted, so that
+    others can be queued beside it; one message always fits an empty queue."""
     unreliable_queue: int = 4 * MIB
     """Bytes of unreliable messages held for one peer in each direction; more are dropped and counted."""
     max_ack_delay: float = 0.005

@@ -101,11 +101,17 @@ class SymbolicAead:
 
 
 _ATOMIC: set[type] = {
-    *(bytes, int, float, str, bool, type(None), type, range, memoryview, BuiltinFunctionType),
+    *(bytes, int, float, str, bool, type(None), type, range, memoryview, frozenset, BuiltinFunctionType),
     *(Config, PeerId, Address, Identity, Self, SymbolicBackend, SymbolicAead),
     *(HandshakeState, SessionSecrets, Agreed, Answer, Opening),  # never changed once another object holds them
 }
 _FIELDS: dict[type, tuple[str, ...]] = {}
+
+
+def _is_atomic(kind: type) -> bool:
+    if issubclass(kind, Enum):
+        _ATOMIC.add(kind)
+    return kind in _ATOMIC
 
 
 def _fields(kind: type) -> tuple[str, ...]:
@@ -128,79 +134,106 @@ def clone(value: Any, memo: dict[int, Any]) -> Any:
     known = memo.get(id(value))
     if known is not None:
         return known
-    result: Any
-    if kind is tuple or issubclass(kind, tuple):
-        items = [clone(item, memo) for item in value]
-        if all(new is old for new, old in zip(items, value, strict=True)):
+    copier = _COPIERS.get(kind)
+    if copier is None:
+        if _is_atomic(kind):
             return value
-        result = tuple.__new__(kind, items)
-    elif kind is list:
-        result = memo[id(value)] = []
-        result += [clone(item, memo) for item in value]
-        return result
-    elif kind is deque:
-        result = memo[id(value)] = deque(maxlen=value.maxlen)
-        result.extend([clone(item, memo) for item in value])
-        return result
-    elif issubclass(kind, dict):
-        result = memo[id(value)] = kind()
-        for key, item in value.items():
-            new = clone(item, memo)
-            result[id(new) if key == id(item) else clone(key, memo)] = new
-        if kind not in (dict, Counter):
-            _clone_fields(value, result, kind, memo)
-        return result
-    elif kind is set:
-        result = {clone(item, memo) for item in value}
-    elif kind is frozenset or issubclass(kind, Enum):
-        return value
-    elif kind is FunctionType:
-        result = _clone_function(value, memo)
-    elif kind is MethodType:
-        owner = clone(value.__self__, memo)
-        if owner is value.__self__:
-            return value
-        result = MethodType(value.__func__, owner)
-    elif kind is partial:
-        result = partial(
-            clone(value.func, memo),
-            *[clone(item, memo) for item in value.args],
-            **{name: clone(item, memo) for name, item in value.keywords.items()},
+        copier = _COPIERS[kind] = (
+            _clone_tuple if issubclass(kind, tuple) else _clone_dict if issubclass(kind, dict) else _clone_object
         )
-    elif kind is count:
-        result = count(int(repr(value)[6:-1]))
-    else:
-        result = memo[id(value)] = object.__new__(kind)
-        _clone_fields(value, result, kind, memo)
-        return result
-    memo[id(value)] = result
-    return result
+    return copier(value, memo)
 
 
-def _clone_fields(value: Any, result: Any, kind: type, memo: dict[int, Any]) -> None:
+def _clone_object(value: Any, memo: dict[int, Any]) -> Any:
+    kind = type(value)
+    result = memo[id(value)] = object.__new__(kind)
     own = getattr(value, "__dict__", None)
     if own is not None:
         target = result.__dict__
         for name, item in own.items():
-            target[name] = clone(item, memo)
+            target[name] = item if type(item) in _ATOMIC else clone(item, memo)
     for name in _fields(kind):
-        if hasattr(value, name):
-            object.__setattr__(result, name, clone(getattr(value, name), memo))
+        try:
+            item = getattr(value, name)
+        except AttributeError:
+            continue
+        object.__setattr__(result, name, item if type(item) in _ATOMIC else clone(item, memo))
+    return result
 
 
-def _clone_function(value: FunctionType, memo: dict[int, Any]) -> FunctionType:
+def _clone_tuple(value: tuple[Any, ...], memo: dict[int, Any]) -> Any:
+    items = [clone(item, memo) for item in value]
+    if all(new is old for new, old in zip(items, value, strict=True)):
+        return value
+    result = memo[id(value)] = tuple.__new__(type(value), items)
+    return result
+
+
+def _clone_list(value: list[Any], memo: dict[int, Any]) -> Any:
+    result: list[Any] = []
+    memo[id(value)] = result
+    result += [clone(item, memo) for item in value]
+    return result
+
+
+def _clone_deque(value: deque[Any], memo: dict[int, Any]) -> Any:
+    result: deque[Any] = deque(maxlen=value.maxlen)
+    memo[id(value)] = result
+    result.extend([clone(item, memo) for item in value])
+    return result
+
+
+def _clone_dict(value: dict[Any, Any], memo: dict[int, Any]) -> Any:
+    result = memo[id(value)] = type(value)()
+    for key, item in value.items():
+        new = clone(item, memo)
+        result[id(new) if key == id(item) else clone(key, memo)] = new
+    return result
+
+
+def _clone_set(value: set[Any], memo: dict[int, Any]) -> Any:
+    result = memo[id(value)] = {clone(item, memo) for item in value}
+    return result
+
+
+def _clone_method(value: MethodType, memo: dict[int, Any]) -> Any:
+    owner = clone(value.__self__, memo)
+    return value if owner is value.__self__ else MethodType(value.__func__, owner)
+
+
+def _clone_partial(value: partial[Any], memo: dict[int, Any]) -> Any:
+    keywords = {name: clone(item, memo) for name, item in value.keywords.items()}
+    return partial(clone(value.func, memo), *[clone(item, memo) for item in value.args], **keywords)
+
+
+def _clone_count(value: Any, memo: dict[int, Any]) -> Any:
+    return count(int(repr(value)[6:-1]))
+
+
+def _clone_function(value: FunctionType, memo: dict[int, Any]) -> Any:
     if value.__closure__ is None:
         return value
     cells = [CellType() for _ in value.__closure__]
     result = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, tuple(cells))
-    result.__kwdefaults__ = value.__kwdefaults__  # type: ignore[assignment]
+    if value.__kwdefaults__:
+        result.__kwdefaults__ = value.__kwdefaults__
     memo[id(value)] = result
     for cell, old in zip(cells, value.__closure__, strict=True):
-        try:
-            cell.cell_contents = clone(old.cell_contents, memo)
-        except ValueError:  # an empty cell
-            pass
+        cell.cell_contents = clone(old.cell_contents, memo)
     return result
+
+
+_COPIERS: dict[type, Callable[[Any, dict[int, Any]], Any]] = {
+    tuple: _clone_tuple,
+    list: _clone_list,
+    deque: _clone_deque,
+    dict: _clone_dict,
+    set: _clone_set,
+    MethodType: _clone_method,
+    FunctionType: _clone_function,
+    partial: _clone_partial,
+    count: _clone_count,
+}
 
 
 # --- comparing
@@ -217,9 +250,11 @@ IGNORED: Final = frozenset(
 )
 """Attributes that decide nothing, such as counters: left out of a fingerprint."""
 
+_PLAIN: set[type] = {bytes, int, str, bool, float, type(None), PeerId, Address}
+
 
 def _summary(value: Any) -> Any:
-    """What stands for a value that is never changed; None if it must be walked through."""
+    """What stands for a value that is never changed."""
     kind = type(value)
     if kind is Agreed:
         return (value.initiator, value.local_index, value.generation, value.ephemeral, value.secrets.handshake_hash)
@@ -231,50 +266,53 @@ def _summary(value: Any) -> Any:
         return bytes(value)
     if kind is range:
         return (value.start, value.stop)
+    if kind is frozenset or isinstance(value, Enum):
+        return value
     return kind.__name__
 
 
 def fingerprint(value: Any, seen: dict[int, int]) -> Any:
-    """A nested tuple that is equal for objects of equal state, apart from ``IGNORED`` and the order in dicts and sets."""
+    """A nested tuple, equal for objects of equal state apart from ``IGNORED`` and the order in dicts and sets."""
     kind = type(value)
-    if kind in (bytes, int, str, bool, float, type(None)):
+    if kind in _PLAIN:
         return value
-    if kind is PeerId or kind is Address:
-        return value
-    if kind in _ATOMIC or kind in (count, TokenBucket):
+    if kind in _ATOMIC or kind is count or kind is TokenBucket or (kind not in _COPIERS and _is_atomic(kind)):
         return _summary(value)
-    if isinstance(value, Enum):
-        return value.name
     known = seen.get(id(value))
     if known is not None:
         return ("same", known)
     seen[id(value)] = len(seen)
     if isinstance(value, tuple | list | deque):
-        return tuple([fingerprint(item, seen) for item in value])
+        return tuple([item if type(item) in _PLAIN else fingerprint(item, seen) for item in value])
     if isinstance(value, dict):
-        return ("dict", tuple([(key, fingerprint(item, seen)) for key, item in _in_order(value)]))
-    if kind is set or kind is frozenset:
+        return ("dict", *[(key, fingerprint(item, seen)) for key, item in _in_order(value)]) if value else ()
+    if kind is set:
         return ("set", frozenset([fingerprint(item, seen) for item in value]))
     if kind is FunctionType:
         contents = [fingerprint(cell.cell_contents, seen) for cell in value.__closure__ or ()]
-        return (value.__qualname__, tuple(contents))
+        return (value.__qualname__, *contents)
     if kind is MethodType:
         return (value.__func__.__qualname__, fingerprint(value.__self__, seen))
     found = [kind.__name__]
-    own = getattr(value, "__dict__", {})
-    for name in sorted(own):
-        if name not in IGNORED:
-            found.append(fingerprint(own[name], seen))
+    own = getattr(value, "__dict__", None)
+    if own:
+        for name, item in own.items():
+            if name not in IGNORED:
+                found.append(item if type(item) in _PLAIN else fingerprint(item, seen))
     for name in _fields(kind):
-        if name not in IGNORED and hasattr(value, name):
-            found.append(fingerprint(getattr(value, name), seen))
+        if name not in IGNORED:
+            item = getattr(value, name, None)
+            found.append(item if type(item) in _PLAIN else fingerprint(item, seen))
     return tuple(found)
 
 
 def _in_order(value: dict[Any, Any]) -> list[tuple[Any, Any]]:
     """The items of a dict by key. Keys that are objects (or ids of objects) keep the order they came in."""
-    if value and all(type(key) is int and 1 << 32 < key < 1 << 50 for key in value):
-        return [(None, item) for item in value.values()]  # keyed by id(): 64-bit indices are larger, counts smaller
+    if len(value) == 1:
+        ((key, item),) = value.items()
+        return [(None if key == id(item) else key if type(key) in _PLAIN else fingerprint(key, {}), item)]
+    if all(key == id(item) for key, item in value.items()):
+        return [(None, item) for item in value.values()]
     try:
         return sorted(value.items())
     except TypeError:

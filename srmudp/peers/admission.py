@@ -176,7 +176,9 @@ class Admission:
 
     def _match_by_ip(self, source: Address, now: float) -> Peer | None:
         near = self._registry.at_host(source.host)
-        return near[0] if len(near) == 1 and now >= near[0].since + IP_MATCH_AFTER else None
+        if len(near) != 1 or near[0].peer_id is not None or self._registry.is_somebodys(source):
+            return None
+        return near[0] if now >= near[0].since + IP_MATCH_AFTER else None
 
     def judge(self, agreed: Agreed, now: float) -> tuple[Verdict, bool]:
         """What to do with a stranger.

@@ -313,8 +313,8 @@ class Endpoint:
             UnknownPeer: there is no such peer.
         """
         peer = self._registry.named(name)
-        queued = peer.connection.queued_bytes
-        if not queued or queued + size <= self.config.send_queue:
+        queued, limit = peer.connection.queued_bytes, self.config.send_queue
+        if not queued or queued + size <= limit or peer.connection.crowding + size <= limit:
             return True
         peer.room_wanted = True
         return False

@@ -515,7 +515,7 @@ class Peer:
         emit = self._endpoint.emit
         for token, failure in settled:
             emit(MessageSettled(token, self.name, failure))
-        if self.room_wanted and self.connection.queued_bytes < self._endpoint.config.send_queue:
+        if self.room_wanted and self.connection.crowding < self._endpoint.config.send_queue:
             self.room_wanted = False
             emit(RoomFreed(self.name))
         if self.lingering and not self.connection.pending:
@@ -737,10 +737,11 @@ class Peer:
         self._endpoint.touch(self)
 
     def send_close(self, code: CloseCode, reason: str, now: float) -> None:
-        """Tell the peer that this is the end, if there is a session to say it in."""
+        """Tell the peer that this is the end, if there is a session to say it in, and what was taken up to it."""
         session, path = self.connection.session, self.connection.path
         if session is not None and path is not None:
-            self._send_sealed(session, [Close(code, reason.encode()[:120].decode(errors="ignore"))], path.address, now)
+            close = Close(code, reason.encode()[:120].decode(errors="ignore"))
+            self._send_sealed(session, [*self.connection.all_taken(), close], path.address, now)
 
     def _send_sealed(self, session: Session, frames: list[Frame], destination: Address, now: float) -> None:
         plaintext = b"".join(serialise(frame) for frame in frames).ljust(16, b"\x00")

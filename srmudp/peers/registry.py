@@ -56,15 +56,23 @@ class Registry:
         return [peer for peer in self._open_names() if address in peer.addresses]
 
     def at_host(self, host: str) -> list[Peer]:
-        """Unpinned, unconnected peers without a key that are configured at this IP address."""
+        """Unpinned, unconnected peers configured at this IP address: whoever knocks from it may be any of them.
+
+        Those that have proven a key are among them: their program may have come back with a new one.
+        """
         return [
             peer
-            for peer in self._open_names()
-            if not peer.connected and any(address.host == host for address in peer.addresses)
+            for peer in self._peers.values()
+            if not (peer.pinned or peer.connected) and any(address.host == host for address in peer.addresses)
         ]
 
+    def is_somebodys(self, address: Address) -> bool:
+        """True if any peer is configured at exactly this address."""
+        return any(address in peer.addresses for peer in self._peers.values())
+
     def _open_names(self) -> Iterator[Peer]:
-        return (p for p in self._peers.values() if p.peer_id is None and not p.lingering)
+        # Lingering ones included: what was sent before the name was removed is theirs, not their neighbour's.
+        return (p for p in self._peers.values() if p.peer_id is None)
 
     def is_configured(self, address: Address) -> bool:
         """True if any peer was added with an address of this host."""

@@ -124,6 +124,10 @@ class Connection:
         elif receiving.taken_dirty and self._control_at is None:
             self._control_at = now + self._config.max_ack_delay
 
+    def all_taken(self) -> list[Frame]:
+        """How far the application got in each channel, for a goodbye: nothing is sent after it, nor sent again."""
+        return [Taken(number, channel.taken) for number, channel in self.receiving.channels.items() if channel.taken]
+
     def ping(self) -> None:
         """Ask for a sign of life."""
         self._controls.append(Ping())
@@ -181,6 +185,11 @@ class Connection:
     def queued_bytes(self) -> int:
         """Bytes of messages not settled."""
         return self.sending.queued_bytes + self.unreliable_out.queued_bytes
+
+    @property
+    def crowding(self) -> int:
+        """The same, but for the largest message under way: it must not keep others from being queued beside it."""
+        return self.queued_bytes - self.sending.largest_head()
 
     @property
     def datagrams_lost(self) -> int:

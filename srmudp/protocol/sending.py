@@ -103,6 +103,11 @@ class SendHalf:
             self._expiring += 1
         self._rotate_in(state)
 
+    def largest_head(self) -> int:
+        """Bytes of the largest of the messages that are the oldest of their channel."""
+        queues = (state.started or state.waiting for state in self.channels.values())
+        return max((queue[0].size for queue in queues if queue and not queue[0].withdrawn), default=0)
+
     def fail_all(self, reason: Failure) -> None:
         """Give up everything queued."""
         for state in self.channels.values():

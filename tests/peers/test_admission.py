@@ -1,0 +1,256 @@
+"""Who gets an answer and whose name a key may take: the rules one by one, without a network."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from srmudp.config import Config
+from srmudp.crypto.backend import select_backend
+from srmudp.crypto.noise import SessionSecrets
+from srmudp.models import Address, PeerId, Trust
+from srmudp.peers.admission import (
+    ASK_AGAIN,
+    MAX_HALF_OPEN,
+    MAX_HALF_OPEN_PER_HOST,
+    MAX_PENDING,
+    PENDING_SECONDS,
+    REMEMBERED_ANSWERS,
+    AcceptPolicy,
+    Admission,
+    Verdict,
+)
+from srmudp.peers.endpoint import Endpoint
+from srmudp.peers.peer import ATTEMPT_LIFETIME, Peer
+from srmudp.peers.registry import Registry
+from srmudp.protocol.handshake import Agreed, Self, open_attempt
+from srmudp.wire.packet import Hello, Punch, parse_punch
+from tests.endpoints import identity
+
+OWN = identity("own").peer_id
+HERE = Address("192.0.2.1", 1000)
+ELSEWHERE = Address("203.0.113.9", 9)
+
+
+def punch(number: int = 0, to: PeerId | None = None) -> Punch:
+    us = Self(select_backend(), identity("stranger"), bytes(16), "")
+    return parse_punch(open_attempt(us, number + 1, random.Random(number).randbytes(32), to).punch)
+
+
+def claim(number: int, name: str = "x") -> Agreed:
+    peer_id = PeerId(number.to_bytes(32, "big"))
+    hello = Hello(peer_id, bytes(16), 1, False, name, 5)
+    return Agreed(False, 6, hello, 1, bytes(32), SessionSecrets(bytes(32), bytes(32), bytes(32), bytes(32)))
+
+
+class Door:
+    """An Admission with all that belongs to it."""
+
+    def __init__(self, policy: AcceptPolicy = AcceptPolicy.NOBODY, rate: float = 1000.0) -> None:
+        self.drops: Counter[str] = Counter()
+        self.registry = Registry()
+        self.admission = Admission(OWN, policy, self.registry, self.drops, rate)
+        self._host = Endpoint(
+            identity("own"), Config(), backend=select_backend(), random=random.Random(1).randbytes
+        )
+
+    def add(self, name: str, *addresses: Address) -> Peer:
+        peer = Peer(self._host, name, 0.0)
+        peer.addresses = list(addresses)
+        self.registry.add(peer)
+        return peer
+
+
+# --- who gets an answer ---
+
+
+def test_silence_for_those_nobody_expects() -> None:
+    door = Door()
+    assert not door.admission.may_answer(punch(), ELSEWHERE, 0.0)
+    assert door.drops == {"unsolicited_punch": 1}
+
+
+def test_a_right_tag_is_answered_wherever_it_comes_from() -> None:
+    door = Door()
+    assert door.admission.may_answer(punch(to=OWN), ELSEWHERE, 0.0)
+
+
+def test_a_wrong_tag_counts_as_none() -> None:
+    door = Door()
+    wrong = punch(to=identity("another").peer_id)
+    assert not door.admission.is_tagged_for_us(wrong)
+    assert not door.admission.may_answer(wrong, ELSEWHERE, 0.0)
+    door.add("alice", HERE)
+    assert door.admission.may_answer(wrong, HERE, 0.0)
+
+
+def test_the_exact_address_of_a_peer_without_a_key() -> None:
+    door = Door()
+    alice = door.add("alice", HERE)
+    assert door.admission.may_answer(punch(), HERE, 0.0)
+    door.registry.bind(alice, identity("alice").peer_id)
+    assert not door.admission.may_answer(punch(), HERE, 0.0)
+
+
+def test_the_ip_of_exactly_one() -> None:
+    door = Door()
+    door.add("alice", HERE)
+    near = Address(HERE.host, 4242)
+    assert door.admission.may_answer(punch(), near, 0.0)
+    door.add("bob", Address(HERE.host, 2000))
+    assert not door.admission.may_answer(punch(), near, 0.0)
+    assert door.admission.may_answer(punch(), HERE, 0.0)
+
+
+@pytest.mark.parametrize("policy", [AcceptPolicy.ASK, AcceptPolicy.EVERYBODY])
+def test_open_doors_answer_anybody(policy: AcceptPolicy) -> None:
+    assert Door(policy).admission.may_answer(punch(), ELSEWHERE, 0.0)
+
+
+def test_strangers_cannot_use_up_what_added_peers_need() -> None:
+    door = Door(AcceptPolicy.EVERYBODY, rate=10.0)
+    door.add("alice", HERE)
+    answered = sum(door.admission.may_answer(punch(), ELSEWHERE, 0.0) for _ in range(1000))
+    assert answered <= 20
+    assert door.drops["handshake_rate"] == 1000 - answered
+    assert door.admission.may_answer(punch(), HERE, 0.0)
+
+
+# --- half-open handshakes ---
+
+
+def test_a_punch_that_came_before_is_known_by_its_message() -> None:
+    door = Door(AcceptPolicy.EVERYBODY)
+    first = door.admission.remember(punch(1), HERE, 0.0)
+    assert door.admission.known(punch(1)) is first
+    assert door.admission.known(punch(2)) is None
+
+
+def test_half_open_entries_are_bounded_per_host_and_in_all() -> None:
+    door = Door(AcceptPolicy.EVERYBODY, rate=1e9)
+    one = punch()
+
+    def remember(number: int, source: Address) -> None:
+        door.admission.remember(one._replace(message=number.to_bytes(8, "big")), source, 0.0)
+
+    for number in range(MAX_HALF_OPEN_PER_HOST):
+        assert door.admission.may_answer(one, ELSEWHERE, 0.0)
+        remember(number, Address(ELSEWHERE.host, number + 1))
+    assert not door.admission.may_answer(one, ELSEWHERE, 0.0)
+    assert door.admission.may_answer(one, HERE, 0.0)
+    for number in range(MAX_HALF_OPEN_PER_HOST, MAX_HALF_OPEN):
+        remember(number, Address(f"10.0.{number >> 8}.{number & 255}", 1))
+    assert not door.admission.may_answer(one, HERE, 0.0)
+    door.admission.expire(ATTEMPT_LIFETIME)
+    assert door.admission.may_answer(one, ELSEWHERE, 0.0)
+    assert door.admission.next_timer() is None
+
+
+def test_half_open_entries_expire_in_time() -> None:
+    door = Door(AcceptPolicy.EVERYBODY)
+    door.admission.remember(punch(1), HERE, 5.0)
+    door.admission.remember(punch(2), HERE, 6.0)
+    assert door.admission.next_timer() == 5.0 + ATTEMPT_LIFETIME
+    door.admission.expire(5.0 + ATTEMPT_LIFETIME)
+    assert door.admission.known(punch(1)) is None
+    assert door.admission.known(punch(2)) is not None
+    assert door.admission.next_timer() == 6.0 + ATTEMPT_LIFETIME
+
+
+def test_forgetting_twice_counts_once() -> None:
+    door = Door(AcceptPolicy.EVERYBODY)
+    first = door.admission.remember(punch(1), HERE, 0.0)
+    door.admission.remember(punch(2), HERE, 0.0)
+    door.admission.forget(first)
+    door.admission.forget(first)
+    assert door.admission._per_host[HERE.host] == 1
+
+
+# --- whose name ---
+
+
+def test_match_by_exact_address_then_by_ip() -> None:
+    door = Door()
+    alice = door.add("alice", HERE)
+    assert door.admission.match(HERE) == (alice, Trust.FIRST_USE)
+    assert door.admission.match(Address(HERE.host, 7)) == (alice, Trust.MATCHED_BY_IP)
+    assert door.admission.match(ELSEWHERE) is None
+    bob = door.add("bob", Address(HERE.host, 2000))
+    assert door.admission.match(Address(HERE.host, 7)) is None
+    assert door.admission.match(HERE) == (alice, Trust.FIRST_USE)
+    bob.addresses.append(HERE)
+    assert door.admission.match(HERE) is None, "two peers at one address: neither's name is given away"
+
+
+# --- strangers ---
+
+
+def test_nobody_is_welcome_at_a_closed_door() -> None:
+    assert Door().admission.judge(claim(1), 0.0) == (Verdict.REFUSED, False)
+
+
+def test_everybody_but_the_removed() -> None:
+    door = Door(AcceptPolicy.EVERYBODY)
+    assert door.admission.judge(claim(1), 0.0) == (Verdict.WELCOME, False)
+    door.registry.remember_removed(claim(1).hello.peer_id)
+    assert door.admission.judge(claim(1), 0.0) == (Verdict.REFUSED, False)
+
+
+def test_one_question_per_key_and_hour() -> None:
+    door = Door(AcceptPolicy.ASK)
+    assert door.admission.judge(claim(1), 0.0) == (Verdict.WAIT, True)
+    for now in (0.0, 1.0, PENDING_SECONDS - 1):
+        assert door.admission.judge(claim(1), now) == (Verdict.WAIT, False)
+    door.admission.expire(PENDING_SECONDS)
+    assert door.admission.judge(claim(1), PENDING_SECONDS) == (Verdict.WAIT, False)
+    assert door.admission.judge(claim(1), ASK_AGAIN - 1) == (Verdict.WAIT, False)
+    assert door.admission.judge(claim(1), ASK_AGAIN) == (Verdict.WAIT, True)
+
+
+def test_questions_waiting_are_bounded() -> None:
+    door = Door(AcceptPolicy.ASK)
+    asked = [door.admission.judge(claim(number), 0.0)[1] for number in range(MAX_PENDING + 5)]
+    assert asked == [True] * MAX_PENDING + [False] * 5
+    door.admission.decide(claim(0).hello.peer_id, False, 1.0)
+    assert door.admission.judge(claim(MAX_PENDING + 4), 1.0) == (Verdict.WAIT, True)
+
+
+def test_decisions() -> None:
+    door = Door(AcceptPolicy.ASK)
+    yes, no = claim(1).hello.peer_id, claim(2).hello.peer_id
+    door.admission.decide(yes, True, 0.0)
+    door.admission.decide(no, False, 0.0)
+    assert door.admission.judge(claim(1), 1.0) == (Verdict.WELCOME, False)
+    assert door.admission.judge(claim(1), 10 * ASK_AGAIN) == (Verdict.WELCOME, False)
+    assert door.admission.judge(claim(2), 1.0) == (Verdict.REFUSED, False)
+    assert door.admission.judge(claim(2), ASK_AGAIN) == (Verdict.WAIT, True)
+    door.admission.revoke(yes)
+    assert door.admission.judge(claim(1), 2.0)[0] is not Verdict.WELCOME
+
+
+def test_admitting_a_removed_key_lets_it_in_again() -> None:
+    door = Door(AcceptPolicy.ASK)
+    door.registry.remember_removed(claim(1).hello.peer_id)
+    door.admission.decide(claim(1).hello.peer_id, True, 0.0)
+    assert door.admission.judge(claim(1), 1.0) == (Verdict.WELCOME, False)
+
+
+def test_memory_of_questions_and_decisions_is_bounded() -> None:
+    door = Door(AcceptPolicy.ASK)
+    for number in range(3 * REMEMBERED_ANSWERS):
+        agreed = claim(number)
+        door.admission.judge(agreed, float(number))
+        door.admission.decide(agreed.hello.peer_id, False, float(number))
+    assert len(door.admission._asked) <= REMEMBERED_ANSWERS
+    assert len(door.admission._decided) <= REMEMBERED_ANSWERS
+    assert not door.admission._pending
+
+
+def test_pending_questions_expire() -> None:
+    door = Door(AcceptPolicy.ASK)
+    door.admission.judge(claim(1), 5.0)
+    assert door.admission.next_timer() == 5.0 + PENDING_SECONDS
+    door.admission.expire(5.0 + PENDING_SECONDS)
+    assert door.admission.next_timer() is None
