@@ -16,10 +16,10 @@ KIB = 1024
 MIB = 1024 * KIB
 
 CHANNELS = 64
-"""Channels of a connection, numbered from 0. A constant of the protocol: the HELLO frame fits one datagram with it."""
+"""Channels of a connection, numbered from 0. A constant of the protocol: a SESSION_START fits one datagram with it."""
 
 MIN_MTU = 1000
-"""Bytes of UDP payload every path must bear (DESIGN: floor of path MTU discovery)."""
+"""Bytes of UDP payload every path must bear (the floor of path MTU discovery)."""
 
 MAX_MTU = 65_507
 """The largest UDP payload over IPv4."""

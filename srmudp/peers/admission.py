@@ -96,7 +96,7 @@ class Admission:
     def may_answer(self, punch: Punch, source: Address, now: float) -> bool:
         """Whether a punch deserves the cost of an answer; counts why not."""
         registry = self._registry
-        expected = bool(registry.at(source)) or self._match_by_ip(source, now) is not None
+        expected = registry.expects(source) or self._match_by_ip(source, now) is not None
         if not (expected or self.policy is not AcceptPolicy.NOBODY or self.is_tagged_for_us(punch)):
             self._drops["unsolicited_punch"] += 1
             return False
@@ -111,11 +111,11 @@ class Admission:
 
     def known(self, punch: Punch, source: Address) -> HalfOpen | None:
         """The half-open entry of a punch that came before from the same address."""
-        return self._by_punch.get((punch.message, source))
+        return self._by_punch.get((punch.header + punch.message, source))
 
     def remember(self, punch: Punch, source: Address, now: float) -> HalfOpen:
         """A punch is going to be answered."""
-        half_open = HalfOpen(source, now, (punch.message, source))
+        half_open = HalfOpen(source, now, (punch.header + punch.message, source))
         self._by_punch[half_open.key] = half_open
         self._per_host[source.host] += 1
         return half_open

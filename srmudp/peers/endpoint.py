@@ -299,6 +299,7 @@ class Endpoint:
                 peer.lose("its key was forgotten", now)
             self._registry.unbind(peer)
             peer.instance = None
+            peer.connection.forget_peer(self.random(8))
             peer.trust = Trust.NONE
         self.touch(peer)
 

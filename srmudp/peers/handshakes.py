@@ -202,6 +202,7 @@ class Handshakes:
         peer.collect_settled(now)
         self._registry.bind(peer, peer_id)
         peer.instance = None
+        peer.connection.forget_peer(self._host.random(8))
         peer.generation = 0
         peer.trust = Trust.FIRST_USE
         peer.emit(

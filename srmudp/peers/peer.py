@@ -39,7 +39,6 @@ from ..wire.frames import (
     KeyUpdateReply,
     PathChallenge,
     PathResponse,
-    SessionStart,
     parse_frames,
     serialise,
 )
@@ -77,7 +76,7 @@ class Receipt(NamedTuple):
     """What ``message_taken`` needs to know of a message."""
 
     peer: Peer
-    life: int
+    restarts: int
     channel: int
     sequence: int
     size: int
@@ -163,7 +162,7 @@ class Peer:
         self.state = PeerState.CONNECTING
         self.since = now  # when connecting or reconnecting began
         self.failure: str | None = None
-        self.connection = Connection(endpoint.config, endpoint.drops, endpoint.budget)
+        self.connection = Connection(endpoint.config, endpoint.drops, endpoint.budget, endpoint.random(8))
         self.attempt: Attempt | None = None
         self.candidate: Session | None = None
         self.candidate_source: Address | None = None
@@ -183,7 +182,6 @@ class Peer:
         self.scheduled: float | None = None  # earliest entry in the endpoint's timer heap
         self.next_attempt_at = now
         self.ever_connected = False
-        self.life = 0  # counts instances of the peer, so that receipts of an old one are not mistaken
         self.messages_sent = self.messages_received = 0
 
     # --- what is known
@@ -358,11 +356,7 @@ class Peer:
         """The fourth arrow: key confirmation and our limits. Each repetition is a new record."""
         if session.next_number > 64:
             return
-        start = self.connection.session_start()
-        if session.agreed.hello.instance != self.instance:
-            start = SessionStart(
-                start.max_ack_delay_us, start.channel_window, start.connection_window, start.max_message_size
-            )
+        start = self.connection.session_start(brief=True)
         self._send_sealed(session, [Established(), start], source, now)
 
     def _set_candidate(self, session: Session, source: Address) -> None:
@@ -441,7 +435,6 @@ class Peer:
                 path.rtt.update(max(rtt, 1e-5), 0.0, now)
         session.confirmed = True
         if new_instance:
-            self.life += 1
             if agreed.hello.instance in self.past_instances:
                 # A restarted program never comes back as an earlier one: two run with one identity and take turns.
                 self.emit(
@@ -451,7 +444,7 @@ class Peer:
                 self.past_instances.append(agreed.hello.instance)
         self.instance = agreed.hello.instance
         self.generation = agreed.generation
-        connection.start(session, path, new_instance=new_instance, now=now)
+        connection.start(session, path, now)
         if old is not None:
             endpoint.forget_session(old)
         self.validator = PathValidator()
@@ -497,14 +490,14 @@ class Peer:
         if self.lingering or self.peer_id is None:
             return
         self.messages_received += 1
-        receipt = Receipt(self, self.life, channel, sequence, len(content))
+        receipt = Receipt(self, self.connection.restarts, channel, sequence, len(content))
         self._endpoint.emit(MessageArrived(self.name, self.peer_id, channel, content, receipt))
 
     def on_taken(self, receipt: Receipt, now: float) -> None:
         """The application has a message."""
         if receipt.sequence < 0:
             self.connection.unreliable_in.waiting_bytes -= receipt.size
-        elif receipt.life == self.life:
+        elif receipt.restarts == self.connection.restarts:
             self.connection.application_took(receipt.channel, receipt.sequence, now)
 
     def collect_settled(self, now: float) -> None:
@@ -530,7 +523,7 @@ class Peer:
         elif isinstance(frame, PathResponse):
             self.validator.on_response(frame.nonce, source)
         elif isinstance(frame, KeyUpdate):
-            self._answer_key_update(frame)
+            self._answer_key_update(frame, now)
         elif isinstance(frame, KeyUpdateReply):
             self._complete_key_update(frame)
         elif isinstance(frame, Close):
@@ -545,18 +538,24 @@ class Peer:
         secret = self._endpoint.random(32)
 
         def commit(public: bytes | None, now: float) -> None:
-            rekeying.job_running = False
             if public is not None and self.rekeying is rekeying:
                 frame = rekeying.offer(secret, public)
                 if frame is not None:
                     self.connection.signal(frame)
                     self._endpoint.touch(self)
+            self._key_job_done(rekeying, now)
 
         self._endpoint.add_job(partial(self._endpoint.backend.x25519_public, secret), commit)
 
-    def _answer_key_update(self, frame: KeyUpdate) -> None:
+    def _key_job_done(self, rekeying: Rekeying, now: float) -> None:
+        rekeying.job_running = False
+        frame, rekeying.held = rekeying.held, None
+        if frame is not None and self.rekeying is rekeying:
+            self._answer_key_update(frame, now)
+
+    def _answer_key_update(self, frame: KeyUpdate, now: float) -> None:
         rekeying = self.rekeying
-        if rekeying is None or not rekeying.wants_reply(frame):
+        if rekeying is None or not rekeying.wants_reply(frame, now):
             return
         rekeying.job_running = True
         backend, secret = self._endpoint.backend, self._endpoint.random(32)
@@ -566,13 +565,12 @@ class Peer:
             return public, rekeying.agree(public, frame.public, backend.x25519(secret, frame.public))
 
         def commit(result: tuple[bytes, EpochSecrets] | None, now: float) -> None:
-            rekeying.job_running = False
-            if result is None or self.rekeying is not rekeying:
-                return
-            reply = rekeying.reply(frame, *result)
-            if reply is not None:
-                self.connection.signal(reply)
-                self._endpoint.touch(self)
+            if result is not None and self.rekeying is rekeying:
+                reply = rekeying.reply(frame, *result)
+                if reply is not None:
+                    self.connection.signal(reply)
+                    self._endpoint.touch(self)
+            self._key_job_done(rekeying, now)
 
         self._endpoint.add_job(compute, commit)
 
@@ -588,10 +586,10 @@ class Peer:
             return rekeying.agree(ours, frame.public, backend.x25519(secret, frame.public))
 
         def commit(secrets: EpochSecrets | None, now: float) -> None:
-            rekeying.job_running = False
             if secrets is not None and self.rekeying is rekeying and rekeying.complete(frame, secrets):
                 self.connection.ping()
                 self._endpoint.touch(self)
+            self._key_job_done(rekeying, now)
 
         self._endpoint.add_job(compute, commit)
 

@@ -55,6 +55,10 @@ class Registry:
         """Unpinned peers without a key that are configured at exactly this address."""
         return [peer for peer in self._open_names() if address in peer.addresses]
 
+    def expects(self, address: Address) -> bool:
+        """True if an unpinned peer is configured at exactly this address, whether its key is known or not."""
+        return any(not peer.pinned and address in peer.addresses for peer in self._peers.values())
+
     def at_host(self, host: str) -> list[Peer]:
         """Unpinned, unconnected peers configured at this IP address: whoever knocks from it may be any of them.
 

@@ -60,13 +60,21 @@ SUCCESS_SHARE: Final = 0.8
 PING_EVERY: Final = 8
 """Every so many acks without anything else ask for an ack themselves, so that old ranges can be forgotten."""
 
+NO_MEMORY: Final = bytes(8)
+BRIEF_CHANNELS: Final = 4
+"""Channels stated in an ESTABLISHED at most: it must not be larger than the SHARED_KEY it answers."""
+
 Arrival = tuple[int, int, bytes]
 
 
 class Connection:
-    """Everything that concerns the data of one peer."""
+    """Everything that concerns the data of one peer.
 
-    def __init__(self, config: Config, drops: Counter[str], budget: ReceiveBudget) -> None:
+    Args:
+        memory: 8 fresh random bytes: what we remember of the peer begins here.
+    """
+
+    def __init__(self, config: Config, drops: Counter[str], budget: ReceiveBudget, memory: bytes) -> None:
         self._config = config
         self._drops = drops
         self._budget = budget
@@ -78,6 +86,10 @@ class Connection:
         self.path: Path | None = None
         self.recovery: Recovery | None = None
         self.peer_max_message: int | None = None
+        self._memory = memory
+        self._peer_memory = NO_MEMORY
+        self.restarts = 0
+        """Times the receiving half began anew: messages handed out before are no longer waited for."""
         self.arrived: list[Arrival] = []
         """Reliable messages to hand out: channel, sequence, content."""
         self.arrived_unreliable: list[tuple[int, bytes]] = []
@@ -138,17 +150,9 @@ class Connection:
         self._controls.append(frame)
         self._urgent = True
 
-    def start(self, session: Session, path: Path, *, new_instance: bool, now: float) -> None:
-        """Go on under the keys of ``session``.
-
-        Args:
-            new_instance: the peer's program is not the one we last spoke to.
-        """
+    def start(self, session: Session, path: Path, now: float) -> None:
+        """Go on under the keys of ``session``."""
         self.stop()
-        if new_instance:
-            self.sending.restart()
-            self.receiving.restart()
-            self.unreliable_in.restart()
         self.session = session
         self.path = path
         self.recovery = Recovery(path, now)
@@ -167,6 +171,19 @@ class Connection:
         """Give up every queued message."""
         self.sending.fail_all(reason)
         self.unreliable_out.fail_all(reason)
+
+    def forget_peer(self, memory: bytes) -> None:
+        """Another key takes our place for this peer: nothing of what was, but ``memory``, holds any more."""
+        self._memory = memory
+        self._peer_memory = NO_MEMORY
+        self._restart()
+
+    def _restart(self) -> None:
+        """What the peer sent and had taken belongs to another life of it: begin at sequence 0, both ways."""
+        self.sending.restart()
+        self.receiving.restart()
+        self.unreliable_in.restart()
+        self.restarts += 1
 
     def forget(self) -> None:
         """The peer is gone for good: return what it had of the shared budget."""
@@ -204,15 +221,24 @@ class Connection:
             self.unreliable_out.settled = []
         return settled
 
-    def session_start(self) -> SessionStart:
-        """What we tell of our limits and channels."""
+    def session_start(self, *, brief: bool = False) -> SessionStart:
+        """What we tell of our limits and channels.
+
+        Args:
+            brief: leave the channels out; the peer then takes it that we remember nothing of what it sent, and sends
+                what was not taken again, which harms nothing.
+        """
         first = dict(self.sending.states())
         expected = dict(self.receiving.states())
         channels = tuple(
             ChannelState(number, first.get(number, 0), expected.get(number)) for number in sorted({*first, *expected})
         )
         config = self._config
+        if brief and len(channels) > BRIEF_CHANNELS:
+            channels = ()
         return SessionStart(
+            self._memory,
+            self._peer_memory if channels else NO_MEMORY,
             int(config.max_ack_delay * 1e6),
             config.channel_window,
             config.connection_window,
@@ -301,8 +327,13 @@ class Connection:
         self.recovery.peer_ack_delay = min(frame.max_ack_delay_us / 1e6, 1.0)
         self.peer_max_message = frame.max_message_size
         self.sending.fail_larger(frame.max_message_size)
+        if frame.memory != self._peer_memory:
+            if self._peer_memory != NO_MEMORY:
+                self._restart()
+            self._peer_memory = frame.memory
         told = set()
-        for state in frame.channels:
+        # Statements about an earlier memory of ours mean nothing now.
+        for state in frame.channels if frame.about == self._memory else ():
             told.add(state.channel)
             self.sending.synchronise(state.channel, state.expected)
             self.receiving.synchronise(state)

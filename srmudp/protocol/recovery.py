@@ -244,7 +244,7 @@ class Recovery:
         newest: Flight | None = None
         progress = False
         delivered_before = self._delivered
-        if (ack.opened and ack.opened[0][1] >= next_number) or (ack.discarded and ack.discarded[0][1] >= next_number):
+        if ack.opened and ack.opened[0][1] >= next_number:
             raise RemoteProtocolError("acknowledged a record that was never sent")
         rtt_record: SentRecord | None = None
         for first, last in ack.opened:
@@ -266,6 +266,8 @@ class Recovery:
                 self._hinted.add(gap_first, gap_last)
                 progress = self._hint(gap_first, gap_last, now) or progress
         for first, last in ack.discarded:
+            # Who forges segments decides which numbers the peer discards: those never sent mean nothing.
+            last = min(last, next_number - 1)
             for number in range(max(first, last - 1024), last + 1):
                 discarded = self.records.pop(number, None)
                 if discarded is not None:

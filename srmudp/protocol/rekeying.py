@@ -24,6 +24,11 @@ from .session import Session
 GRACE: Final = 10.0
 """Seconds the keys of the previous epoch are kept for records that come late."""
 
+HEAD_START: Final = 5.0
+"""Seconds the initiator of the handshake begins earlier."""
+MIN_INTERVAL: Final = 1.0
+"""Seconds between two updates that a peer may make us work for."""
+
 
 class Stage(Enum):
     """How far an update is."""
@@ -47,10 +52,14 @@ class Rekeying:
         self._next: RecordKeys | None = None
         self._next_chain = b""
         self._since = now
+        # The responder leaves the first move to the initiator, so that offers seldom cross.
+        self._seconds = UPDATE_SECONDS if session.agreed.initiator else UPDATE_SECONDS + HEAD_START
         self._drop_at: float | None = None
         self._previous: RecordKeys | None = None
         self.stage = Stage.IDLE
         self.job_running = False
+        self.held: KeyUpdate | None = None
+        """An offer of the peer that came while a job of ours ran."""
         self.updates = 0
         """Updates confirmed."""
 
@@ -58,7 +67,7 @@ class Rekeying:
         """When :meth:`on_timer` or a look at :meth:`due` is wanted."""
         times = [self._drop_at]
         if self.stage is Stage.IDLE and not self.job_running and self._session.keys.sealed:
-            times.append(self._since + UPDATE_SECONDS)
+            times.append(self._since + self._seconds)
         return min((time for time in times if time is not None), default=None)
 
     def on_timer(self, now: float) -> None:
@@ -74,7 +83,7 @@ class Rekeying:
         keys = self._session.keys
         if self.stage is not Stage.IDLE or self.job_running or self._drop_at is not None or not keys.sealed:
             return False
-        return keys.update_due or now >= self._since + UPDATE_SECONDS
+        return keys.update_due or now >= self._since + self._seconds
 
     def offer(self, secret: bytes, public: bytes) -> KeyUpdate | None:
         """Begin an update with a fresh key pair. None if the peer was faster."""
@@ -84,9 +93,17 @@ class Rekeying:
         self.stage = Stage.OFFERED
         return KeyUpdate(self._next_epoch, public)
 
-    def wants_reply(self, frame: KeyUpdate) -> bool:
-        """Whether the peer's offer is to be answered: the next epoch, and not beaten by our own offer."""
-        if frame.epoch != self._next_epoch or self.stage is Stage.AGREED or self.job_running:
+    def wants_reply(self, frame: KeyUpdate, now: float) -> bool:
+        """Whether the peer's offer is to be answered: the next epoch, and not beaten by our own offer.
+
+        While a job runs the frame is held; look at it again when the job is done.
+        """
+        if self.job_running:
+            self.held = frame
+            return False
+        if frame.epoch != self._next_epoch or self.stage is Stage.AGREED:
+            return False
+        if self.updates and now < self._since + MIN_INTERVAL:
             return False
         return self.stage is Stage.IDLE or frame.public < self._public
 
@@ -152,5 +169,7 @@ class Rekeying:
         self.stage = Stage.AGREED
 
     def _seal_under(self, keys: RecordKeys) -> None:
+        if self._previous is not None:
+            self._session.receiver.forget_keys(self._previous)
         self._previous = self._session.keys
         self._session.keys = keys

@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
+from typing import Final
 
 from ..exceptions import RemoteProtocolError
 from ..wire.frames import MAX_PART_HEADER, message_part_header
 from .credit import OVERHEAD
 from .events import Failure
 from .rangeset import RangeSet
+
+MAX_CHUNKS: Final = 512
+"""Parts put into one record; well below what a reader takes."""
 
 Chunk = tuple["OutgoingMessage", int, int]
 """A part of a message: bytes from the first number up to the second."""
@@ -374,7 +378,7 @@ class SendHalf:
             if message.withdrawn or message.arrived or message.sequence < 0:
                 resend.popleft()
                 continue
-            if room - used < MAX_PART_HEADER + 1:
+            if room - used < MAX_PART_HEADER + 1 or len(chunks) >= MAX_CHUNKS:
                 return used, True
             resend.popleft()
             stop = min(end, start + room - used - MAX_PART_HEADER)
@@ -383,7 +387,7 @@ class SendHalf:
             used += self._emit(number, message, start, stop, out, chunks)
         while True:
             current = state.current
-            if room - used < MAX_PART_HEADER + 1 or len(chunks) >= 512:
+            if room - used < MAX_PART_HEADER + 1 or len(chunks) >= MAX_CHUNKS:
                 return used, True
             spare = min(self.channel_window - state.charged, self.connection_window - self.charged)
             if current is None:

@@ -567,6 +567,8 @@ class Engine:
         return True if self.driver.endpoint.pending == 0 or now >= self._flush_until else None
 
     def _shut_down(self) -> None:
+        # First of all: what a hook is at now counts as taken when it returns, and the goodbye tells what was taken.
+        hooks_ended = self.hooks.stop(_HOOK_JOIN)
         try:
             undelivered = self.driver.run(self._end)
             if undelivered:
@@ -576,7 +578,7 @@ class Engine:
         except SocketClosed:
             pass  # an interrupted close came this far
         finally:
-            if not self.hooks.stop(_HOOK_JOIN) and not self.hooks.is_current_thread():
+            if not hooks_ended and not self.hooks.is_current_thread():
                 log.warning("! a hook has not returned for %g s; its thread is left behind", _HOOK_JOIN)
             self.resolver.stop(_LOOKUP_JOIN)
             self.driver.stop()

@@ -204,6 +204,9 @@ class SessionStart:
     Idempotent: the same frame again says the same.
 
     Attributes:
+        memory: 8 random bytes, drawn when the sender began to remember this peer. Others than before mean that it
+            remembers nothing: both directions start anew.
+        about: the ``memory`` of the receiver that ``channels`` speaks of; zeros if the sender knows none.
         max_ack_delay_us: microseconds it may hold an acknowledgement back.
         channel_window: bytes it takes in one channel.
         connection_window: bytes it takes in all channels.
@@ -211,6 +214,8 @@ class SessionStart:
         channels: those in use, each once.
     """
 
+    memory: bytes
+    about: bytes
     max_ack_delay_us: int
     channel_window: int
     connection_window: int
@@ -218,11 +223,13 @@ class SessionStart:
     channels: tuple[ChannelState, ...] = ()
 
     def serialise(self) -> bytes:
-        """Raises ``ValueError`` if a channel comes twice."""
+        """Raises ``ValueError`` if a channel comes twice or a memory is not 8 bytes."""
+        if len(self.memory) != 8 or len(self.about) != 8:
+            raise ValueError("a memory is 8 bytes")
         if len({state.channel for state in self.channels}) != len(self.channels):
             raise ValueError("a channel comes twice")
         limits = (self.max_ack_delay_us, self.channel_window, self.connection_window, self.max_message_size)
-        parts = [b"\x03", *map(encode_varint, limits), encode_varint(len(self.channels))]
+        parts = [b"\x03", self.memory, self.about, *map(encode_varint, limits), encode_varint(len(self.channels))]
         for state in self.channels:
             parts.append(_channel_byte(state.channel))
             parts.append(encode_varint(state.first))
@@ -232,6 +239,7 @@ class SessionStart:
     @classmethod
     def parse(cls, reader: Reader) -> SessionStart:
         """Refuses a channel that comes twice."""
+        memory, about = reader.take(8), reader.take(8)
         limits = (reader.varint(), reader.varint(), reader.varint(), reader.varint())
         count = reader.varint()
         if count > CHANNELS:
@@ -242,7 +250,7 @@ class SessionStart:
             channels.append(ChannelState(channel, first, expected - 1 if expected else None))
         if len({state.channel for state in channels}) != count:
             raise DecodeError("a channel comes twice")
-        return cls(*limits, tuple(channels))
+        return cls(memory, about, *limits, tuple(channels))
 
 
 class MessagePart(NamedTuple):
@@ -264,7 +272,7 @@ class MessagePart(NamedTuple):
 
 
 class UnreliablePart(NamedTuple):
-    """The same of an unreliable message, which ``identifier`` tells from others of its channel."""
+    """The same of an unreliable message, which ``identifier`` tells from all others, whatever their channel."""
 
     channel: int
     identifier: int

@@ -13,6 +13,7 @@ from srmudp.crypto.noise import SessionSecrets
 from srmudp.models import Address, PeerId, Trust
 from srmudp.peers.admission import (
     ASK_AGAIN,
+    IP_MATCH_AFTER,
     MAX_HALF_OPEN,
     MAX_HALF_OPEN_PER_HOST,
     MAX_PENDING,
@@ -98,10 +99,28 @@ def test_the_ip_of_exactly_one() -> None:
     door = Door()
     door.add("alice", HERE)
     near = Address(HERE.host, 4242)
-    assert door.admission.may_answer(punch(), near, 0.0)
+    late = IP_MATCH_AFTER
+    assert not door.admission.may_answer(punch(), near, late - 0.1), "the peer itself may still answer"
+    assert door.admission.may_answer(punch(), near, late)
     door.add("bob", Address(HERE.host, 2000))
-    assert not door.admission.may_answer(punch(), near, 0.0)
-    assert door.admission.may_answer(punch(), HERE, 0.0)
+    assert not door.admission.may_answer(punch(), near, late)
+    assert door.admission.may_answer(punch(), HERE, late)
+
+
+def test_neighbours_that_proved_a_key_are_neighbours_while_they_are_away() -> None:
+    """Its program may have come back with a new key: who knocks from the IP may be either."""
+    door = Door()
+    door.add("alice", HERE)
+    bob = door.add("bob", Address(HERE.host, 2000))
+    door.registry.bind(bob, identity("bob").peer_id)
+    bob.trust = Trust.FIRST_USE
+    near = Address(HERE.host, 4242)
+    assert door.admission.match(near, 10.0) is None
+    assert door.admission.match(Address(HERE.host, 2000), 10.0) is None, "that address is bob's"
+    bob.trust = Trust.PINNED
+    found = door.admission.match(near, 10.0)
+    assert found is not None
+    assert found[1] is Trust.MATCHED_BY_IP
 
 
 @pytest.mark.parametrize("policy", [AcceptPolicy.ASK, AcceptPolicy.EVERYBODY])
@@ -124,8 +143,9 @@ def test_strangers_cannot_use_up_what_added_peers_need() -> None:
 def test_a_punch_that_came_before_is_known_by_its_message() -> None:
     door = Door(AcceptPolicy.EVERYBODY)
     first = door.admission.remember(punch(1), HERE, 0.0)
-    assert door.admission.known(punch(1)) is first
-    assert door.admission.known(punch(2)) is None
+    assert door.admission.known(punch(1), HERE) is first
+    assert door.admission.known(punch(2), HERE) is None
+    assert door.admission.known(punch(1), ELSEWHERE) is None, "a copy from elsewhere proves nothing about this address"
 
 
 def test_half_open_entries_are_bounded_per_host_and_in_all() -> None:
@@ -154,8 +174,8 @@ def test_half_open_entries_expire_in_time() -> None:
     door.admission.remember(punch(2), HERE, 6.0)
     assert door.admission.next_timer() == 5.0 + ATTEMPT_LIFETIME
     door.admission.expire(5.0 + ATTEMPT_LIFETIME)
-    assert door.admission.known(punch(1)) is None
-    assert door.admission.known(punch(2)) is not None
+    assert door.admission.known(punch(1), HERE) is None
+    assert door.admission.known(punch(2), HERE) is not None
     assert door.admission.next_timer() == 6.0 + ATTEMPT_LIFETIME
 
 
@@ -174,14 +194,14 @@ def test_forgetting_twice_counts_once() -> None:
 def test_match_by_exact_address_then_by_ip() -> None:
     door = Door()
     alice = door.add("alice", HERE)
-    assert door.admission.match(HERE) == (alice, Trust.FIRST_USE)
-    assert door.admission.match(Address(HERE.host, 7)) == (alice, Trust.MATCHED_BY_IP)
-    assert door.admission.match(ELSEWHERE) is None
+    assert door.admission.match(HERE, 10.0) == (alice, Trust.FIRST_USE)
+    assert door.admission.match(Address(HERE.host, 7), 10.0) == (alice, Trust.MATCHED_BY_IP)
+    assert door.admission.match(ELSEWHERE, 10.0) is None
     bob = door.add("bob", Address(HERE.host, 2000))
-    assert door.admission.match(Address(HERE.host, 7)) is None
-    assert door.admission.match(HERE) == (alice, Trust.FIRST_USE)
+    assert door.admission.match(Address(HERE.host, 7), 10.0) is None
+    assert door.admission.match(HERE, 10.0) == (alice, Trust.FIRST_USE)
     bob.addresses.append(HERE)
-    assert door.admission.match(HERE) is None, "two peers at one address: neither's name is given away"
+    assert door.admission.match(HERE, 10.0) is None, "two peers at one address: neither's name is given away"
 
 
 # --- strangers ---
