@@ -567,9 +567,10 @@ class Engine:
         return True if self.driver.endpoint.pending == 0 or now >= self._flush_until else None
 
     def _shut_down(self) -> None:
-        # First of all: what a hook is at now counts as taken when it returns, and the goodbye tells what was taken.
-        hooks_ended = self.hooks.stop(_HOOK_JOIN)
+        hooks_ended = False
         try:
+            # First of all: what a hook is at now counts as taken when it returns, and the goodbye tells what was taken.
+            hooks_ended = self.hooks.stop(_HOOK_JOIN)
             undelivered = self.driver.run(self._end)
             if undelivered:
                 log.warning("! closed with %d undelivered message%s", undelivered, "" if undelivered == 1 else "s")

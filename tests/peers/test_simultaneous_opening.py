@@ -115,7 +115,8 @@ class Explorer:
     Attributes:
         pins: whether a knows b's key in advance, and b a's.
         copies: how often each datagram can arrive.
-        jumps: seconds by which the clock may leap, with all that is on its way staying on its way.
+        jumps: seconds by which the clock may leap, with all that is on its way staying on its way, while no key agreement
+            runs.
         most_jumps, most_restarts: how often that may happen.
         all_records: False keeps, of the records on their way to one session, only the oldest, and none once the session
             is confirmed at both ends: as far as the handshake goes, one record opens a session as well as another.
@@ -254,7 +255,7 @@ class Explorer:
             left = state._replace(wire=wire & ~(3 << 2 * number) | (wire >> 2 * number & 3) >> 1 << 2 * number)
             to, *result = self.deliver(number, sides, now)
             yield from self._after(left, to, (result[0], result[1]), unchanged=sides[to])
-        if jumps:
+        if jumps and not any(self.facts[side][sides[side]].jobs for side in (0, 1)):
             for seconds in self.jumps:
                 yield self._jump(state, seconds)
         if restarts:

@@ -36,16 +36,19 @@ from srmudp.wire.frames import (
     serialise,
 )
 
+MEMORY, ABOUT = b"memory!!", b"about!!!"
+
+
 EXAMPLES: list[tuple[Frame, str]] = [
     (Padding(3), "00 00 00"),
     (Ping(), "01"),
     (Ack(500, ((20, 29), (7, 7), (0, 4)), ((3, 3),), ()), "02 41f4 03 1d09 0b00 0104 01 0300 00"),
     (Ack(0, (), (), ((64, 64),)), "02 00 00 00 01 404000"),
     (
-        SessionStart(5000, 65_536, 131_072, 64, (ChannelState(0, 7, None), ChannelState(63, 2, 0))),
-        "03 5388 80010000 80020000 4040 02 00 07 00 3f 02 01",
+        SessionStart(MEMORY, ABOUT, 5000, 65_536, 131_072, 64, (ChannelState(0, 7, None), ChannelState(63, 2, 0))),
+        "03 6d656d6f72792121 61626f7574212121 5388 80010000 80020000 4040 02 00 07 00 3f 02 01",
     ),
-    (SessionStart(0, 0, 0, 0), "03 00 00 00 00 00"),
+    (SessionStart(ABOUT, MEMORY, 0, 0, 0, 0), "03 61626f7574212121 6d656d6f72792121 00 00 00 00 00"),
     (MessagePart(1, 5, 0, 3, b"abc"), "04 01 80000005 00 4003 4003 616263"),
     (MessagePart(2, 70, 2, 20_000, b"xy"), "04 02 80000046 80000002 80004e20 80000002 7879"),
     (MessagePart(0, 0, 0, 0, b""), "04 00 80000000 00 4000 4000"),
@@ -190,17 +193,27 @@ def test_ranges_that_cannot_be_written(ranges: frames.Ranges) -> None:
 
 
 def test_session_start_with_every_channel() -> None:
-    every = SessionStart(1, 2, 3, 4, tuple(ChannelState(channel, channel, channel) for channel in range(64)))
+    every = SessionStart(
+        MEMORY, ABOUT, 1, 2, 3, 4, tuple(ChannelState(channel, channel, channel) for channel in range(64))
+    )
     assert parse_frames(serialise(every)) == [every]
     with pytest.raises(ValueError):
-        serialise(SessionStart(1, 2, 3, 4, (ChannelState(64, 0),)))
+        serialise(SessionStart(MEMORY, ABOUT, 1, 2, 3, 4, (ChannelState(64, 0),)))
     with pytest.raises(ValueError):
-        serialise(SessionStart(1, 2, 3, 4, (ChannelState(7, 0), ChannelState(7, 1))))
+        serialise(SessionStart(MEMORY, ABOUT, 1, 2, 3, 4, (ChannelState(7, 0), ChannelState(7, 1))))
+    for memory, about in ((b"", ABOUT), (MEMORY, b"seven b")):
+        with pytest.raises(ValueError):
+            serialise(SessionStart(memory, about, 1, 2, 3, 4))
 
 
 @pytest.mark.parametrize(
     "text",
-    ["03 00 00 00 00 4041" + "00" * 200, "03 00 00 00 00 01 40 00 00", "03 00 00 00 00 02 07 00 00 07 00 00"],
+    [
+        "03" + "11" * 16 + "00 00 00 00 4041" + "00" * 200,
+        "03" + "11" * 16 + "00 00 00 00 01 40 00 00",
+        "03" + "11" * 16 + "00 00 00 00 02 07 00 00 07 00 00",
+        "03" + "11" * 15,
+    ],
 )
 def test_bad_session_starts(text: str) -> None:
     with pytest.raises(DecodeError):
