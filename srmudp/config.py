@@ -56,6 +56,8 @@ class Config:
     """Longest time an acknowledgement is held back to travel with others."""
     initial_mtu: int = 1200
     """UDP payload bytes assumed of a new path (RFC 8899 BASE_PLPMTU)."""
+    max_mtu: int = MAX_MTU
+    """Largest UDP payload that path MTU discovery tries, in bytes."""
     congestion: Literal["bbr", "cubic"] = "bbr"
     """Congestion controller."""
     backend: Literal["auto", "cryptography", "pycryptodome"] = "auto"
@@ -81,6 +83,7 @@ class Config:
             ("unreliable_queue", 64 * KIB, 1 << 40),
             ("max_ack_delay", 0.0, 1.0),
             ("initial_mtu", MIN_MTU, MAX_MTU),
+            ("max_mtu", self.initial_mtu, MAX_MTU),
             ("socket_buffer", 4 * KIB, 1 << 31),
             ("max_strangers", 0, 1 << 20),
             ("max_peers", 1, 1 << 20),

@@ -25,6 +25,7 @@ from ..protocol.connection import Connection
 from ..protocol.credit import ReceiveBudget
 from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed
 from ..protocol.handshake import Agreed, Opening, outranks
+from ..protocol.mtu import MtuDiscovery
 from ..protocol.pacer import Pacer
 from ..protocol.records import Opened
 from ..protocol.recovery import Path
@@ -430,7 +431,8 @@ class Peer:
         if path is None or path.address != source:
             config = endpoint.config
             mtu = config.initial_mtu
-            path = Path(source, mtu, make_controller(config.congestion, mtu), Pacer(now))
+            discovery = MtuDiscovery(mtu, config.max_mtu, now)
+            path = Path(source, discovery, make_controller(config.congestion, mtu), Pacer(now))
             if rtt is not None:
                 path.rtt.update(max(rtt, 1e-5), 0.0, now)
         session.confirmed = True
@@ -501,7 +503,12 @@ class Peer:
             self.connection.application_took(receipt.channel, receipt.sequence, now)
 
     def collect_settled(self, now: float) -> None:
-        """Report messages that were delivered or failed."""
+        """Report messages that were delivered or failed, and a new path MTU."""
+        recovery = self.connection.recovery
+        if recovery is not None and recovery.mtu_changed:
+            recovery.mtu_changed = False
+            recovery.path.controller.set_segment_size(recovery.path.mtu)
+            self.emit(EventKind.MTU, recovery.path.address, f"datagrams of {recovery.path.mtu} bytes")
         settled = self.connection.drain_settled()
         if not settled:
             return
@@ -627,6 +634,7 @@ class Peer:
             config = self._endpoint.config
             path.controller = make_controller(config.congestion, path.mtu)
             path.pacer = Pacer(now)
+            path.discovery = MtuDiscovery(config.initial_mtu, config.max_mtu, now)
         path.address = self.last_address = address
         self.emit(EventKind.ROAMED, address, "")
 

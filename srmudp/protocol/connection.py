@@ -402,6 +402,7 @@ class Connection:
         times = [self.sending.next_expiry()]
         if self.recovery is not None:
             times += [self.recovery.next_timer(), self._ack_at, self._control_at, self._send_at]
+            times.append(self.recovery.path.discovery.next_timer())
         return min((time for time in times if time is not None), default=None)
 
     def on_timer(self, now: float) -> None:
@@ -442,6 +443,9 @@ class Connection:
             if self._send_at > now:
                 return None
             self._send_at = None
+        size = path.discovery.probe_due(now)
+        if size is not None and self._peer_started:
+            return self._probe_mtu(size, now)
         for record in recovery.stale(session.next_number):
             self._send_again(record)
         if not (self._resends or self.sending.has_work or self.unreliable_out.has_work):
@@ -473,7 +477,7 @@ class Connection:
         room = window - recovery.in_flight
         if room <= 0:
             return 0
-        limit = min(MAX_SEGMENTS, MAX_BATCH // mtu)
+        limit = max(1, min(MAX_SEGMENTS, MAX_BATCH // mtu))
         if now < self._single_only_until:
             limit = 1
         rate = controller.pacing_rate
@@ -711,6 +715,23 @@ class Connection:
                 if plaintext and len(plaintext) <= single_room(path.mtu):
                     return self._seal(plaintext, chunks, controls, [], None, now)
         return self._seal(serialise(Ping()), [], [Ping()], [], None, now)
+
+    def _probe_mtu(self, size: int, now: float) -> tuple[bytes, int]:
+        """A padded record of one datagram of ``size`` bytes, outside the congestion window (RFC 8899 section 3)."""
+        session, recovery, path = self.session, self.recovery, self.path
+        assert session is not None
+        assert recovery is not None
+        assert path is not None
+        plaintext = serialise(Ping()).ljust(single_room(size), b"\x00")
+        header, _, wire = session.seal(plaintext, size)
+        record = SentRecord(header, None, [], [], [], None, now)
+        record.probe = size
+        recovery.records[header.number] = record
+        recovery.on_sent(record, header.first, range(1), size, size, now)
+        path.discovery.on_probe_sent()
+        self.datagrams_sent += 1
+        self.bytes_sent += size
+        return wire, size
 
     def _idle(self) -> None:
         assert self.recovery is not None

@@ -16,6 +16,7 @@ from ..models import Address
 from ..wire.frames import Ack, Frame
 from ..wire.packet import RecordHeader
 from .congestion import AckSample, Controller
+from .mtu import MtuDiscovery
 from .pacer import Pacer
 from .rangeset import RangeSet
 from .sending import Chunk
@@ -78,14 +79,19 @@ class RttEstimator:
 class Path:
     """A proven way to a peer: its address, RTT, datagram size and congestion state."""
 
-    __slots__ = ("address", "controller", "mtu", "pacer", "rtt")
+    __slots__ = ("address", "controller", "discovery", "pacer", "rtt")
 
-    def __init__(self, address: Address, mtu: int, controller: Controller, pacer: Pacer) -> None:
+    def __init__(self, address: Address, discovery: MtuDiscovery, controller: Controller, pacer: Pacer) -> None:
         self.address = address
-        self.mtu = mtu
+        self.discovery = discovery
         self.controller = controller
         self.pacer = pacer
         self.rtt = RttEstimator()
+
+    @property
+    def mtu(self) -> int:
+        """Bytes of UDP payload one datagram may have."""
+        return self.discovery.mtu
 
 
 class SentRecord:
@@ -99,6 +105,7 @@ class SentRecord:
         "flights",
         "header",
         "hinted_at",
+        "probe",
         "resent",
         "sent_at",
         "unreliable",
@@ -122,6 +129,7 @@ class SentRecord:
         self.unreliable = unreliable
         self.ack_mark = ack_mark
         self.sent_at = now
+        self.probe = 0  # bytes of the datagram, if it probes the path MTU
         self.resent = False
         self.flights: list[Flight] = []
         self.hinted_at: float | None = None  # when the last segment was hinted received
@@ -199,6 +207,8 @@ class Recovery:
         self._delivered_at = now
         self._first_sent_at = now
         self._app_limited_until = 0
+        self.mtu_changed = False
+        """Set when the path MTU grew or shrank; the owner reports and clears it."""
         self.loss = 0.0
         """Share of bytes lost lately, 0 to 1."""
 
@@ -332,6 +342,10 @@ class Recovery:
         if newest is None and not record.resent:
             newest = record.flights[0]
         self._delivered += record.header.count * record.flights[0].size
+        if record.probe:
+            self.mtu_changed = self.path.discovery.on_probe_acked(record.probe) or self.mtu_changed
+        else:
+            self.path.discovery.on_acked(record.flights[0].size)
         if newest is not None:
             self._delivered_at = now
         self._hinted_records.pop(record.header.number, None)
@@ -425,7 +439,7 @@ class Recovery:
                         if self._loss_time is None or when < self._loss_time:
                             self._loss_time = when
                 if lost:
-                    lost_bytes += self._lose(flight, lost, outcome)
+                    lost_bytes += self._lose(flight, lost, outcome, now)
                     newest_lost_sent = max(newest_lost_sent, flight.sent_at)
             # Lost ones stay a while: their late arrival teaches how much reordering there is.
             if flight.pending or (flight.lost and flight.sent_at + 3 * delay > now):
@@ -435,14 +449,20 @@ class Recovery:
             self._firsts[:seen] = [flight.first for flight in alive]
         return lost_bytes, newest_lost_sent
 
-    def _lose(self, flight: Flight, lost: int, outcome: AckOutcome) -> int:
+    def _lose(self, flight: Flight, lost: int, outcome: AckOutcome, now: float) -> int:
         count = lost.bit_count()
         flight.pending &= ~lost
         flight.lost |= lost
         size = count * flight.size
         self.in_flight -= size
-        self.datagrams_lost += count
         record = flight.record
+        if record.probe:
+            # Too large, most likely; no sign of congestion (RFC 8899 section 3).
+            self.path.discovery.on_probe_lost(now)
+            self.records.pop(record.header.number, None)
+            return 0
+        self.datagrams_lost += count
+        self.mtu_changed = self.path.discovery.on_lost(flight.size, count, now) or self.mtu_changed
         number = record.header.number
         if number not in self.records:
             return size
