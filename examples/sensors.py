@@ -4,7 +4,7 @@ The collector lets in everybody who knows it (a member list would be better: see
 
     python sensors.py collect --port 8000
 
-Each sensor sends a reading a second; one that could not be delivered within five seconds is not worth sending any more::
+Each sensor sends a reading a second. One that could not be delivered within five seconds is not worth sending::
 
     python sensors.py sense kitchen "<peerid>@192.168.1.20:8000"
 """

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from srmudp.config import Config
@@ -42,9 +43,10 @@ from srmudp.wire.packet import (
     Segment,
     parse_segment,
 )
-from tests.simnet import SimNet, SimNode
+from tests.simnet import Link, SimNet, SimNode
 
 __all__ = [
+    "LINK",
     "Datagram",
     "FaultyBackend",
     "Recorder",
@@ -57,8 +59,10 @@ __all__ = [
     "events",
     "hostile",
     "identity",
+    "kinds",
     "make_node",
     "name_of",
+    "pair",
     "peer_of",
     "replay",
     "seal_raw",
@@ -67,9 +71,12 @@ __all__ = [
     "settled",
     "status",
     "transfer",
+    "until",
 ]
 
 PORT = 5000
+LINK = Link(latency=0.01)
+"""A quick, faultless path."""
 
 
 # --- making and connecting ---
@@ -97,6 +104,7 @@ def make_node(
     gro: bool | None = None,
     timer_lag: float = 0.0,
     job_delay: float = 0.0,
+    max_mtu: int = 1200,
 ) -> SimNode:
     """An Endpoint attached to a host of the net; the host is made if there is none of that name.
 
@@ -105,6 +113,7 @@ def make_node(
     Args:
         seed: decides the identity; the name by default.
         claimed: the name it says it has.
+        max_mtu: no discovery by default, so that long messages travel in records of many segments.
         behind, on_event, gro, timer_lag, job_delay: as for :class:`SimNet`.
     """
     if name not in net.hosts:
@@ -113,7 +122,7 @@ def make_node(
     runs = net.counts[f"run {name}"] = net.counts[f"run {name}"] + 1
     endpoint = Endpoint(
         identity(name if seed is None else seed, backend),
-        config or Config(),
+        replace(config or Config(), max_mtu=max_mtu),
         backend=backend,
         random=net.entropy(f"{name}/{runs}"),
         timeout=timeout,
@@ -148,6 +157,23 @@ def connect(net: SimNet, a: SimNode, b: SimNode, *, pin: bool = False, timeout: 
     assert done, _describe("not connected", a, b)
 
 
+def pair(seed: int = 1, link: Link = LINK, **options: Any) -> tuple[SimNet, SimNode, SimNode]:
+    """A net with two connected nodes, "a" at 10.0.0.1 and "b" at 10.0.0.2.
+
+    Args:
+        options: for :func:`make_node`, the same for both.
+    """
+    net = SimNet(seed, link=link)
+    a, b = make_node(net, "a", "10.0.0.1", **options), make_node(net, "b", "10.0.0.2", **options)
+    connect(net, a, b)
+    return net, a, b
+
+
+def until(net: SimNet, condition: Callable[[], object], timeout: float = 10.0) -> None:
+    """Run until the condition holds; fails if it does not within ``timeout`` virtual seconds."""
+    assert net.run_until(condition, timeout), f"not within {timeout} s (seed {net.seed}, now {net.now:.3f})"
+
+
 def status(a: SimNode, b: SimNode | str) -> PeerStatus:
     """What ``a`` knows of ``b``."""
     result: PeerStatus = a.node.statuses(a.net.now)[b if isinstance(b, str) else name_of(b)]
@@ -163,6 +189,11 @@ def drops(sim: SimNode, reason: str | None = None) -> int:
 def events(sim: SimNode, kind: EventKind | None = None) -> list[PeerEvent]:
     """The PeerEvents a node reported, of one kind or all."""
     return [event for event in sim.of(PeerEvent) if kind is None or event.kind is kind]
+
+
+def kinds(sim: SimNode) -> list[EventKind]:
+    """What happened to a node's peers, in order; path MTUs apart, which come at any time."""
+    return [event.kind for event in sim.of(PeerEvent) if event.kind is not EventKind.MTU]
 
 
 # --- messages ---

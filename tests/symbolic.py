@@ -150,23 +150,25 @@ def _clone_object(value: Any, memo: dict[int, Any]) -> Any:
     own = getattr(value, "__dict__", None)
     if own is not None:
         target = result.__dict__
+        target.update(own)
         for name, item in own.items():
-            target[name] = item if type(item) in _ATOMIC else clone(item, memo)
-    for name in _fields(kind):
-        try:
-            item = getattr(value, name)
-        except AttributeError:
-            continue
-        object.__setattr__(result, name, item if type(item) in _ATOMIC else clone(item, memo))
+            if type(item) not in _ATOMIC:
+                target[name] = clone(item, memo)
+    put = object.__setattr__
+    for name in _FIELDS.get(kind) or _fields(kind):
+        item = getattr(value, name, _ATOMIC)
+        if item is not _ATOMIC:  # an unset slot stays unset
+            put(result, name, item if type(item) in _ATOMIC else clone(item, memo))
     return result
 
 
 def _clone_tuple(value: tuple[Any, ...], memo: dict[int, Any]) -> Any:
-    items = [clone(item, memo) for item in value]
-    if all(new is old for new, old in zip(items, value, strict=True)):
-        return value
-    result = memo[id(value)] = tuple.__new__(type(value), items)
-    return result
+    items = [item if type(item) in _ATOMIC else clone(item, memo) for item in value]
+    for new, old in zip(items, value, strict=True):
+        if new is not old:
+            result = memo[id(value)] = tuple.__new__(type(value), items)
+            return result
+    return value
 
 
 def _clone_list(value: list[Any], memo: dict[int, Any]) -> Any:
@@ -185,6 +187,8 @@ def _clone_deque(value: deque[Any], memo: dict[int, Any]) -> Any:
 
 def _clone_dict(value: dict[Any, Any], memo: dict[int, Any]) -> Any:
     result = memo[id(value)] = type(value)()
+    if not value:
+        return result
     for key, item in value.items():
         new = clone(item, memo)
         result[id(new) if key == id(item) else clone(key, memo)] = new
@@ -299,7 +303,7 @@ def fingerprint(value: Any, seen: dict[int, int]) -> Any:
         for name, item in own.items():
             if name not in IGNORED:
                 found.append(item if type(item) in _PLAIN else fingerprint(item, seen))
-    for name in _fields(kind):
+    for name in _FIELDS.get(kind) or _fields(kind):
         if name not in IGNORED:
             item = getattr(value, name, None)
             found.append(item if type(item) in _PLAIN else fingerprint(item, seen))

@@ -1,8 +1,8 @@
 """Every block of Python in README.md and TUTORIAL.md is run as it stands and prints what it says it prints.
 
-A block after ``<!-- program: NAME -->`` is a program of its own and runs in a process of its own; the other blocks of the
-tutorial are one session at a prompt, in order, with the output that stands below each. Only addresses are substituted:
-those of machines that are not there by 127.0.0.1, and ports by ones that are free here.
+A block after ``<!-- program: NAME -->`` is a program of its own and runs in a process of its own; the other blocks of
+the tutorial are one session at a prompt, in order, with the output that stands below each. Only addresses are
+substituted: those of machines that are not there by 127.0.0.1, and ports by ones that are free here.
 """
 
 from __future__ import annotations
@@ -377,7 +377,7 @@ def test_the_tutorial_explains_every_exception_and_every_reason_of_failure() -> 
     assert len(errors) == 9
     for name, error in errors.items():
         is_also = rows[name].split("|")[0].strip().strip("`")
-        builtin = [base.__name__ for base in error.__mro__[1:] if base.__module__ == "builtins"][0]
+        builtin = next(base.__name__ for base in error.__mro__[1:] if base.__module__ == "builtins")
         assert is_also == ("" if builtin == "Exception" else builtin), name
     for failure in Failure:
         assert failure.value in rows

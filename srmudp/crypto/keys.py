@@ -59,8 +59,7 @@ def static_key_of(peer_id: PeerId) -> bytes:
 
     Raises:
         IdentityError: not a PeerId that an identity can have: sign bit set, not canonical, not on the curve, or of
-        small
-            order.
+            small order.
     """
     y = int.from_bytes(peer_id.key, "little")
     if y >> 255:
@@ -117,7 +116,8 @@ class Identity(Secret):
 
     Args:
         seed: 32 secret random bytes. Half of all seeds are refused (see the head of this module): take
-        :meth:`generate`. backend: library to compute with; the default one if None.
+            :meth:`generate`.
+        backend: library to compute with; the default one if None.
 
     Raises:
         IdentityError: the seed is not 32 bytes, or its public key has the sign bit set.

@@ -11,6 +11,7 @@ import hmac
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from typing import Final
 
 from ..crypto.keys import punch_tag
@@ -64,6 +65,8 @@ class HalfOpen:
     key: tuple[bytes, Address]
     answer: Answer | None = None
     job_running: bool = False
+    proven: tuple[bytes, Agreed] | None = None
+    """A SHARED_KEY that verified, so that repeating it costs no key agreement."""
     accepted: bytes = b""
     """The SHARED_KEY that was accepted."""
     session: Session | None = None
@@ -157,8 +160,9 @@ class Admission:
 
     def next_timer(self) -> float | None:
         """When :meth:`expire` has something to do."""
-        times = [half_open.created_at + ATTEMPT_LIFETIME for half_open in self._by_punch.values()][:1]
-        times += [since + PENDING_SECONDS for since in self._pending.values()][:1]
+        # Both are in the order of their times; called with every datagram, so nothing may be walked through.
+        times = [half_open.created_at + ATTEMPT_LIFETIME for half_open in islice(self._by_punch.values(), 1)]
+        times += [since + PENDING_SECONDS for since in islice(self._pending.values(), 1)]
         return min(times, default=None)
 
     # --- proven keys

@@ -173,6 +173,8 @@ class Endpoint:
         for other in self._registry:
             other.ready = False
             other.scheduled = None
+            if other.attempt is not None and other.attempt.opening is None:
+                other.cancel_attempt()  # the job that makes its first arrow may be the one that was interrupted
             self.touch(other)
         if peer is not None:
             peer.recover(now)
@@ -232,10 +234,14 @@ class Endpoint:
         self.touch(peer)
 
     def set_addresses(self, name: str, addresses: Sequence[Address], now: float) -> None:
-        """Replace a peer's addresses: its names were resolved. Ignored if the peer is gone."""
+        """Replace a peer's addresses: its names were resolved. Ignored if the peer is gone.
+
+        Under several names a peer has the addresses of all of them; then they are only added.
+        """
         if name in self._registry:
             peer = self._registry.named(name)
-            peer.addresses = list(addresses)
+            kept = peer.addresses if peer.aliases else []
+            peer.addresses = list(dict.fromkeys((*kept, *addresses)))
             if not peer.connected and peer.attempt is not None:
                 peer.attempt.next_send = min(peer.attempt.next_send, now)
             self.touch(peer)
@@ -275,6 +281,7 @@ class Endpoint:
         if wanted == self.peer_id or self._registry.by_id(wanted) not in (None, peer):
             raise ValueError("that key belongs to somebody else")
         if peer.peer_id not in (None, wanted):
+            peer.cancel_attempt()
             self._handshakes.change_key(peer, wanted, now)
         elif peer.peer_id is None:
             self._registry.bind(peer, wanted)
@@ -299,6 +306,7 @@ class Endpoint:
                 peer.lose("its key was forgotten", now)
             self._registry.unbind(peer)
             peer.instance = None
+            peer.past_instances.clear()
             peer.connection.forget_peer(self.random(8))
             peer.trust = Trust.NONE
         self.touch(peer)
@@ -492,7 +500,8 @@ class Endpoint:
 
     def finish_removal(self, peer: Peer, now: float) -> None:
         """The peer's last message is home, or its time is over."""
-        if peer.lingering:
+        removed = peer.lingering
+        if removed:
             peer.send_close(CloseCode.REMOVED, "", now)
         peer.cancel_attempt()
         peer.drop_candidate()
@@ -508,8 +517,9 @@ class Endpoint:
         peer.addresses = []
         peer.linger_until = None
         self._registry.drop(peer)
-        if peer.peer_id is not None and not peer.stranger:
+        if peer.peer_id is not None and (removed or not peer.stranger):
             self._registry.remember_removed(peer.peer_id)
+        peer.stranger = False  # has no more silence to be watched
 
     # --- records
 

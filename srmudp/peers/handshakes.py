@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ..crypto.backend import Backend
 from ..models import Address, EventKind, PeerEvent, PeerId, PeerState, Trust
-from ..protocol.events import Failure
+from ..protocol.events import Failure, RoomFreed
 from ..protocol.handshake import (
     Agreed,
     Answer,
@@ -195,6 +195,7 @@ class Handshakes:
     def change_key(self, peer: Peer, peer_id: PeerId, now: float) -> None:
         """Another key takes the name: what was meant for the old one must not reach the new one."""
         old = peer.peer_id
+        peer.drop_candidate()
         if peer.connected:
             peer.send_close(CloseCode.REFUSED, "", now)
             peer.lose("another key took the name", now)
@@ -202,6 +203,7 @@ class Handshakes:
         peer.collect_settled(now)
         self._registry.bind(peer, peer_id)
         peer.instance = None
+        peer.past_instances.clear()
         peer.connection.forget_peer(self._host.random(8))
         peer.generation = 0
         peer.trust = Trust.FIRST_USE
@@ -219,8 +221,12 @@ class Handshakes:
         waiting = [message for channel in peer.connection.sending.channels.values() for message in channel.waiting]
         self._registry.drop(peer)
         peer.state = PeerState.PASSIVE
+        owner.addresses += [address for address in peer.addresses if address not in owner.addresses]
         peer.addresses = []
-        if owner.lingering:
+        if owner.lingering or owner.stranger:
+            if owner.stranger:
+                owner.stranger = False
+                owner.trust = Trust.FIRST_USE
             owner.linger_until = None
             self._registry.rename(owner, name)
         else:
@@ -229,6 +235,8 @@ class Handshakes:
             owner.connection.send_message(message.token, message.content, message.channel, True, message.expires)
         peer.connection.unreliable_out.fail_all(Failure.REMOVED)
         peer.collect_settled(now)
+        if peer.room_wanted:
+            self._host.emit(RoomFreed(name))
         self._host.touch(owner)
 
     # --- the third arrow
@@ -245,6 +253,9 @@ class Handshakes:
             else:
                 self._host.drops["duplicate_handshake"] += 1
             return
+        if half_open.proven is not None and half_open.proven[0] == datagram:
+            self._on_proven(half_open, half_open.proven[1], datagram, source, now)
+            return
         if half_open.job_running:
             self._host.drops["handshake_busy"] += 1
             return
@@ -255,6 +266,7 @@ class Handshakes:
             if agreed is None:
                 self._host.drops["bad_shared_key"] += 1
             elif not half_open.accepted:
+                half_open.proven = (datagram, agreed)
                 self._on_proven(half_open, agreed, datagram, source, now)
 
         self.jobs.append(Job(partial(read_shared_key, half_open.answer, message), commit))
@@ -293,12 +305,14 @@ class Handshakes:
             peer.trust = trust
             return peer
         verdict, ask = self._admission.judge(agreed, now)
+        claimed = "".join(c for c in agreed.hello.name if c.isprintable()).strip()
         strangers = sum(peer.stranger for peer in self._registry)
-        if verdict is Verdict.WELCOME and strangers >= self._host.config.max_strangers:
+        config = self._host.config
+        full = strangers >= config.max_strangers or len(self._registry) >= config.max_peers
+        if verdict is Verdict.WELCOME and full:
             self._host.drops["too_many_strangers"] += 1
             verdict = Verdict.REFUSED
         if verdict is Verdict.WELCOME:
-            claimed = "".join(c for c in agreed.hello.name if c.isprintable()).strip()
             peer = Peer(self._host, self._registry.free_name(claimed, peer_id), now, stranger=True)
             self._registry.add(peer)
             self._registry.bind(peer, peer_id)
@@ -313,5 +327,5 @@ class Handshakes:
             self.answers.append(Transmit(wire, len(wire), source))
             self._admission.forget(half_open)
         elif ask:
-            self._host.emit(PeerEvent(EventKind.PENDING, agreed.hello.name, peer_id, source, "asks to be admitted"))
+            self._host.emit(PeerEvent(EventKind.PENDING, claimed, peer_id, source, "asks to be admitted"))
         return None

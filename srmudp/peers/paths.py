@@ -56,13 +56,17 @@ class PathValidator:
         return self.probe
 
     def on_response(self, nonce: bytes, source: Address) -> None:
-        """A challenge was answered. An answer counts for its own address and nonce only."""
+        """A challenge was answered. An answer counts for its own nonce only, that of the new address from there alone.
+
+        The old address's challenge went there only, so whoever answers it is there, whatever way the answer takes: a
+        copy that is faster than the answer itself bears the address of who copied it.
+        """
         probe = self.probe
         if probe is None:
             return
         if nonce == probe.nonce_new and source == probe.address:
             probe.new_answered = True
-        elif nonce == probe.nonce_old and source != probe.address:
+        elif nonce == probe.nonce_old:
             probe.old_answered = True
 
     def next_timer(self) -> float | None:

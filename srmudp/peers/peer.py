@@ -691,7 +691,7 @@ class Peer:
         connection.on_timer(now)
         self.collect_settled(now)
         if (self.linger_until is not None and now >= self.linger_until) or (
-            self.stranger and not self.connected and now - (self.last_heard or self.since) >= STRANGER_SILENCE
+            self.stranger and not self.connected and now >= (self.last_heard or self.since) + STRANGER_SILENCE
         ):
             self._endpoint.finish_removal(self, now)
 
@@ -745,9 +745,13 @@ class Peer:
     def send_close(self, code: CloseCode, reason: str, now: float) -> None:
         """Tell the peer that this is the end, if there is a session to say it in, and what was taken up to it."""
         session, path = self.connection.session, self.connection.path
-        if session is not None and path is not None:
+        address = path.address if path is not None else None
+        if session is None:
+            # The other end may have taken the half-open session for established already.
+            session, address = self.candidate, self.candidate_source
+        if session is not None and address is not None:
             close = Close(code, reason.encode()[:120].decode(errors="ignore"))
-            self._send_sealed(session, [*self.connection.all_taken(), close], path.address, now)
+            self._send_sealed(session, [*self.connection.all_taken(), close], address, now)
 
     def _send_sealed(self, session: Session, frames: list[Frame], destination: Address, now: float) -> None:
         plaintext = b"".join(serialise(frame) for frame in frames).ljust(16, b"\x00")

@@ -103,7 +103,8 @@ class Registry:
 
     def rename(self, peer: Peer, name: str) -> None:
         """Give the peer another first name; the old one is free."""
-        self._names.pop(peer.name, None)
+        if self._names.get(peer.name) is peer:
+            del self._names[peer.name]
         peer.name = name
         self._names[name] = peer
 
@@ -117,6 +118,7 @@ class Registry:
         for name in (peer.name, *peer.aliases):
             if self._names.get(name) is peer:
                 del self._names[name]
+        peer.aliases.clear()
 
     def drop_alias(self, name: str) -> None:
         """Forget one alias; the peer stays under its other names."""

@@ -12,6 +12,8 @@ from typing import Final
 
 OVERHEAD: Final = 256
 """Bytes every message costs besides its content: bounds how many empty ones can wait. Part of the protocol."""
+MAX_SEQUENCE: Final = 1 << 60
+"""A channel that claims to have come further would run out of numbers. Nobody sends so many messages."""
 
 
 class ReceiveBudget:

@@ -7,16 +7,19 @@ out of the socket's budget, and by the number of gaps in one message.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
 from typing import Final
 
 from ..config import Config
 from ..exceptions import RemoteProtocolError
 from ..wire.frames import ChannelState, MessagePart
-from .credit import OVERHEAD, ReceiveBudget
+from .credit import MAX_SEQUENCE, OVERHEAD, ReceiveBudget
 from .rangeset import RangeSet
 
 MAX_GAPS: Final = 8192
-"""Gaps in a message under reassembly; a full window of single datagrams with one in ten lost has a tenth of that."""
+"""Gaps in all messages of a peer under reassembly together, or one for each GAP_BYTES of its window: a part beside a gap
+costs hundreds of bytes, however short it is. A full window of single datagrams with one in ten lost has a tenth of it."""
+GAP_BYTES: Final = 1024
 SMALL_PIECE: Final = 4096
 """Parts of fewer bytes are gathered."""
 COMPACT_PIECES: Final = 256
@@ -42,11 +45,7 @@ class IncomingMessage:
         self._compact_at = COMPACT_PIECES
 
     def add(self, offset: int, data: bytes | memoryview) -> None:
-        """Keep what is new of a part; the bytes that came first stay.
-
-        Raises:
-            RemoteProtocolError: more gaps than any honest sender leaves.
-        """
+        """Keep what is new of a part; the bytes that came first stay."""
         size = len(data)
         if offset == self.have == self.high:
             self._keep(offset, data)
@@ -61,11 +60,14 @@ class IncomingMessage:
             self.have += last + 1 - first
         if size:
             self.ranges.add(offset, offset + size - 1)
-            if len(self.ranges) > MAX_GAPS:
-                raise RemoteProtocolError("a message in too many fragments")
         self.high = max(self.high, offset + size)
         if self.have == self.high:
             self.ranges = None
+
+    @property
+    def gaps(self) -> int:
+        """Ranges of bytes that stand apart, 0 while everything came in order."""
+        return len(self.ranges) if self.ranges is not None else 0
 
     def content(self) -> bytes:
         """The whole message, once ``have == total``."""
@@ -108,7 +110,7 @@ _SKIPPED: Final = object()
 class ReceiveChannel:
     """One channel's incoming order."""
 
-    __slots__ = ("charged", "charges", "done", "expected", "number", "partial", "taken", "taken_ahead")
+    __slots__ = ("_order", "charged", "charges", "done", "expected", "number", "partial", "taken", "taken_ahead")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -116,9 +118,21 @@ class ReceiveChannel:
         self.taken = 0  # everything below was taken by the application
         self.taken_ahead: set[int] = set()
         self.partial: dict[int, IncomingMessage] = {}
+        self._order: list[int] = []  # a heap of the keys of `partial`, with some that have left it
         self.done: dict[int, object] = {}  # complete (bytes) or withdrawn, waiting for an earlier one
         self.charges: dict[int, tuple[IncomingMessage, int]] = {}  # by sequence, until taken
         self.charged = 0
+
+    def begin(self, sequence: int, message: IncomingMessage) -> None:
+        """The first part of a message came, but not all of it."""
+        self.partial[sequence] = message
+        heappush(self._order, sequence)
+
+    def oldest(self) -> int:
+        """The first sequence in ``partial``, which must not be empty."""
+        while self._order[0] not in self.partial:
+            heappop(self._order)
+        return self._order[0]
 
 
 class ReceiveHalf:
@@ -130,6 +144,9 @@ class ReceiveHalf:
         self.retry = retry
         self.channels: dict[int, ReceiveChannel] = {}
         self.charged = 0
+        self._gaps = 0
+        self._max_gaps = max(MAX_GAPS, config.connection_window // GAP_BYTES)
+        self._handed_out = 0  # messages the application has been given and not taken
         self.taken_dirty: dict[int, None] = {}
         self.taken_bytes = 0  # charge freed since the peer was told last
         self.grants_dirty: dict[tuple[int, int], None] = {}
@@ -142,17 +159,24 @@ class ReceiveHalf:
 
     def restart(self) -> None:
         """A new instance of the peer begins at sequence 0; what the old one left unfinished is dropped."""
-        for channel in self.channels.values():
-            for message, _ in channel.charges.values():
-                self._budget.give_back(message, message.grant)
+        held = [message for channel in self.channels.values() for message, _ in channel.charges.values()]
         self.channels.clear()
         self.taken_dirty.clear()
         self.grants_dirty.clear()
-        self.charged = 0
+        self.charged = self._gaps = self._handed_out = 0
+        # Last, because it calls retry_grants(): nothing that is dropped may take any of it.
+        for message in held:
+            self._budget.give_back(message, message.grant)
 
     def synchronise(self, state: ChannelState) -> None:
-        """The peer says where it goes on in a channel. We know better if we remember the channel."""
+        """The peer says where it goes on in a channel. We know better if we remember the channel.
+
+        Raises:
+            RemoteProtocolError: nobody can have sent so many messages.
+        """
         if state.channel not in self.channels:
+            if state.first > MAX_SEQUENCE:
+                raise RemoteProtocolError(f"channel {state.channel} begins at message {state.first}")
             channel = self._channel(state.channel)
             channel.expected = channel.taken = state.first
         # Lost Taken frames are made up for: tell again where we are.
@@ -189,10 +213,14 @@ class ReceiveHalf:
             if whole:
                 self._charge(channel, sequence, message, OVERHEAD + total)
                 return self._hand_out(channel, sequence, bytes(data))
-            channel.partial[sequence] = message
+            channel.begin(sequence, message)
         elif message.total != total:
             raise RemoteProtocolError("the length of a message changed")
+        before = message.gaps
         message.add(offset, data)
+        self._gaps += message.gaps - before
+        if self._gaps > self._max_gaps:
+            raise RemoteProtocolError("messages in too many fragments")
         self._charge(channel, sequence, message, OVERHEAD + max(0, message.high - message.grant))
         if message.have == total:
             del channel.partial[sequence]
@@ -212,7 +240,9 @@ class ReceiveHalf:
         message = channel.partial.pop(sequence, None)
         if message is None:
             message = IncomingMessage(0)
+        self._gaps -= message.gaps
         message.pieces = []
+        message.ranges = None
         self._charge(channel, sequence, message, OVERHEAD)
         return self._hand_out(channel, sequence, _SKIPPED)
 
@@ -221,6 +251,7 @@ class ReceiveHalf:
         channel = self.channels.get(number)
         if channel is None or not channel.taken <= sequence < channel.expected or sequence in channel.taken_ahead:
             return
+        self._handed_out -= 1
         message, charge = channel.charges.pop(sequence)
         channel.charged -= charge
         self.charged -= charge
@@ -235,12 +266,14 @@ class ReceiveHalf:
             self.taken_dirty[number] = None
         else:
             channel.taken_ahead.add(sequence)
+        if not self._handed_out and self.charged:
+            self.retry_grants()
 
     def retry_grants(self) -> None:
         """Ask the budget again for every message that was refused."""
         for channel in self.channels.values():
             if channel.partial:
-                oldest = min(channel.partial)
+                oldest = channel.oldest()
                 self._extend_grant(channel, oldest, channel.partial[oldest])
 
     def grant_of(self, channel: int, sequence: int) -> int | None:
@@ -256,27 +289,30 @@ class ReceiveHalf:
             sequence = channel.expected
             content = channel.done.pop(sequence)
             channel.expected += 1
+            self._handed_out += 1
             if isinstance(content, bytes):
                 ready.append((channel.number, sequence, content))
             else:
                 self.on_application_took(channel.number, sequence)
         if channel.partial and channel.number in self.channels:
-            oldest = min(channel.partial)
+            oldest = channel.oldest()
             self._extend_grant(channel, oldest, channel.partial[oldest])
         return ready
 
     def _extend_grant(self, channel: ReceiveChannel, sequence: int, message: IncomingMessage) -> None:
         """Give the oldest incomplete message of the channel room for a window beyond what has arrived.
 
-        Only where it is needed: the message alone exceeds a window, or the windows fill up. Without the latter, parts
-        of messages in many channels could fill the window of the connection and none ever be complete.
+        Only where it is needed: the message alone exceeds a window, or the windows fill up and there is nothing to take
+        that would empty them. Without the latter, parts of messages in many channels could fill the window of the
+        connection and none ever be complete.
         """
         window = self._config.channel_window
-        if (
-            message.total + OVERHEAD <= window
-            and channel.charged <= window // 2
-            and self.charged <= self._config.connection_window // 2
-        ) or sequence != min(channel.partial):
+        if message.total + OVERHEAD <= window and (
+            self._handed_out
+            or (channel.charged <= window // 2 and self.charged <= self._config.connection_window // 2)
+        ):
+            return
+        if sequence != channel.oldest():
             return
         limit = min(message.total, message.have + window)
         wanted = limit - message.grant

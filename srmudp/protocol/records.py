@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from ..crypto.protection import RecordKeys, ReplayWindow
 from ..exceptions import AuthenticationError
 from ..wire.frames import MAX_RANGES, Ack
-from ..wire.packet import RecordHeader, Segment
+from ..wire.packet import MAX_SEGMENTS, RecordHeader, Segment
 from .rangeset import RangeSet
 
 FAR_AHEAD: Final = 65_536
@@ -55,6 +55,8 @@ class RecordReceiver:
         self._memory = memory
         self._replay = ReplayWindow()
         self._partials: dict[bytes, _Partial] = {}
+        # The same by the number of segments they have, oldest first: making room costs the same however many there are.
+        self._by_have: list[dict[bytes, None]] = [{} for _ in range(MAX_SEGMENTS + 1)]
         self._partial_bytes = 0
         self._opened = RangeSet()
         self._transmissions = RangeSet()
@@ -99,13 +101,16 @@ class RecordReceiver:
         partial = self._partials.get(segment.aad)
         if partial is None:
             partial = self._partials[segment.aad] = _Partial(header.count)
+            self._by_have[0][segment.aad] = None
             self._make_room(segment.aad)
         self._hint(segment.transmission)
         if partial.pieces[segment.segment] is not None:
             self._drops["duplicate_segment"] += 1
             return None
         partial.pieces[segment.segment] = segment.payload
+        del self._by_have[partial.have][segment.aad]
         partial.have += 1
+        self._by_have[partial.have][segment.aad] = None
         partial.size += len(segment.payload)
         self._partial_bytes += len(segment.payload)
         if partial.have < header.count:
@@ -206,13 +211,12 @@ class RecordReceiver:
         partial = self._partials.pop(aad, None)
         if partial is not None:
             self._partial_bytes -= partial.size
+            del self._by_have[partial.have][aad]
 
     def _make_room(self, keep: bytes) -> None:
         """Drop the entries with the fewest segments: junk never evicts what is nearly complete."""
         while len(self._partials) > MAX_PARTIAL_RECORDS or self._partial_bytes > self._memory:
-            victim = min(self._partials, key=lambda aad: self._partials[aad].have)
-            if victim == keep and len(self._partials) > 1:
-                victim = min((aad for aad in self._partials if aad != keep), key=lambda aad: self._partials[aad].have)
+            victim = next((aad for entries in self._by_have for aad in entries if aad != keep), keep)
             self._drops["reassembly_full"] += 1
             self._discarded[int.from_bytes(victim[10:18], "big")] = 3
             self._forget(victim)

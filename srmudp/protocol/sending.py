@@ -8,18 +8,20 @@ keys: only what was in flight is sent again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
 
 from ..exceptions import RemoteProtocolError
 from ..wire.frames import MAX_PART_HEADER, message_part_header
-from .credit import OVERHEAD
+from .credit import MAX_SEQUENCE, OVERHEAD
 from .events import Failure
 from .rangeset import RangeSet
 
 MAX_CHUNKS: Final = 512
 """Parts put into one record; well below what a reader takes."""
+LOOK: Final = 1e-6
+"""Seconds for each message queued between two looks for those whose ttl has passed: a tenth of the time it takes."""
 
 Chunk = tuple["OutgoingMessage", int, int]
 """A part of a message: bytes from the first number up to the second."""
@@ -92,6 +94,8 @@ class SendHalf:
         self._rotation: deque[SendChannel] = deque()  # channels that may have something to send
         self._in_rotation: set[int] = set()
         self._expiring = 0
+        self._look_at = 0.0  # no earlier can a message with a ttl be due
+        self._looked_at = 0.0
 
     # --- commands
 
@@ -104,6 +108,8 @@ class SendHalf:
         self.queued_bytes += len(content)
         self.queued_messages += 1
         if expires is not None:
+            when = max(expires, self._looked_at + LOOK * self.queued_messages)
+            self._look_at = min(self._look_at, when) if self._expiring else when
             self._expiring += 1
         self._rotate_in(state)
 
@@ -118,6 +124,7 @@ class SendHalf:
             for message in (*state.started, *state.waiting):
                 if not message.withdrawn:
                     self._settle(message, reason)
+                message.sequence = -1
         self.channels.clear()
         self._rotation.clear()
         self._in_rotation.clear()
@@ -127,40 +134,49 @@ class SendHalf:
     def fail_larger(self, limit: int) -> None:
         """Give up unsent messages that the peer would refuse for their size."""
         for state in self.channels.values():
-            for message in [m for m in state.waiting if m.size > limit]:
-                state.waiting.remove(message)
-                self._settle(message, Failure.TOO_BIG)
+            self._fail_waiting(state, lambda message: message.size > limit, Failure.TOO_BIG)
 
     def expire(self, now: float) -> None:
         """Withdraw messages whose time has passed."""
-        if not self._expiring:
+        if not self._expiring or now < self._look_at:
             return
         for state in self.channels.values():
-            for message in [m for m in state.waiting if m.expires is not None and m.expires <= now]:
-                state.waiting.remove(message)
-                self._settle(message, Failure.EXPIRED)
+            self._fail_waiting(state, lambda m: m.expires is not None and m.expires <= now, Failure.EXPIRED)
             for message in state.started:
                 if message.expires is not None and message.expires <= now and not message.withdrawn:
                     self._settle(message, Failure.EXPIRED)
-                    message.withdrawn = True
-                    message.content = b""
-                    if state.current is message:
-                        state.current = None
-                    # Its charge stays until the peer says taken: it may have counted all of it.
-                    self.withdrawals[(state.number, message.sequence)] = None
-                    self._rotate_in(state)
-
-    def next_expiry(self) -> float | None:
-        """When the next message with a ttl must be looked at."""
-        if not self._expiring:
-            return None
+                    self._withdraw(state, message)
         times = (
             m.expires
             for state in self.channels.values()
             for m in (*state.started, *state.waiting)
             if m.expires is not None and not m.withdrawn
         )
-        return min(times, default=None)
+        self._looked_at = now
+        self._look_at = max(min(times, default=now), now + LOOK * self.queued_messages)
+
+    def next_expiry(self) -> float | None:
+        """When to look next for messages whose ttl has passed."""
+        return self._look_at if self._expiring else None
+
+    def _withdraw(self, state: SendChannel, message: OutgoingMessage) -> None:
+        # Its charge stays until the peer says taken: it may have counted all of it.
+        self.withdrawals[(state.number, message.sequence)] = None
+        message.withdrawn = True  # after that: recount() believes it
+        message.content = b""
+        if state.current is message:
+            state.current = None
+        self._rotate_in(state)
+
+    def _fail_waiting(self, state: SendChannel, doomed: Callable[[OutgoingMessage], bool], reason: Failure) -> None:
+        if any(map(doomed, state.waiting)):
+            kept: deque[OutgoingMessage] = deque()
+            for message in state.waiting:
+                if doomed(message):
+                    self._settle(message, reason)
+                else:
+                    kept.append(message)
+            state.waiting = kept
 
     # --- session start
 
@@ -192,13 +208,24 @@ class SendHalf:
         self._rotation.clear()
         self._in_rotation.clear()
         self.charged = self.queued_bytes = self.queued_messages = self._expiring = 0
+        self._look_at = 0.0
+        settled = {token for token, _ in self.settled}
         for state in self.channels.values():
-            state.charged = sum(message.charge for message in state.started)
-            self.charged += state.charged
             last = state.started[-1] if state.started else None
+            if last is not None:
+                state.next_sequence = last.sequence + 1
+                if state.waiting and state.waiting[0] is last:
+                    state.waiting.popleft()
+            state.waiting = deque([message for message in state.waiting if message.token not in settled])
+            state.charged = 0
+            for message in state.started:
+                if message.token in settled and not message.withdrawn:
+                    self._withdraw(state, message)
+                message.charge = OVERHEAD + max(0, message.sent - message.grant)
+                state.charged += message.charge
+            self.charged += state.charged
             unsent = last is not None and not last.withdrawn and (last.sent < last.size or state.current is last)
             state.current = last if unsent else None
-            state.next_sequence = max(state.next_sequence, last.sequence + 1 if last is not None else 0)
             # Parts may have been taken for a record that was never sealed: what is not known to be there goes again.
             state.resend.clear()
             for message in state.started:
@@ -215,7 +242,12 @@ class SendHalf:
 
         Below it everything arrived. Above our own next sequence it remembers more than we do (we forgot it and began
         anew), so we go on from its number.
+
+        Raises:
+            RemoteProtocolError: nobody can have sent so many messages.
         """
+        if expected is not None and expected > MAX_SEQUENCE:
+            raise RemoteProtocolError(f"expects message {expected} of channel {channel}")
         state = self.channels.get(channel)
         if state is None:
             state = self.channels[channel] = SendChannel(channel)
@@ -273,7 +305,7 @@ class SendHalf:
 
     def _send_missing(self, state: SendChannel, message: OutgoingMessage) -> None:
         """Queue again everything sent of a message that is not acknowledged."""
-        if message.arrived or message.withdrawn:
+        if message.arrived or message.withdrawn or (message.size and not message.sent):
             return
         if message.acked is None or not message.sent:
             state.resend.append((message, 0, message.sent))
@@ -294,19 +326,17 @@ class SendHalf:
         if next_sequence > state.next_sequence:
             raise RemoteProtocolError(f"took message {next_sequence - 1} of channel {channel}, which was never sent")
         while state.started and state.started[0].sequence < next_sequence:
-            message = state.started.popleft()
+            message = state.started[0]
             if message is state.current:
                 raise RemoteProtocolError("took a message before its end was sent")
+            if not message.withdrawn:
+                self._settle(message, None)
+            state.started.popleft()  # settled first: an interrupt between must not lose the news
             self._recharge(state, message, 0)
             self.withdrawals.pop((channel, message.sequence), None)
             message.sequence = -1
-            if not message.withdrawn:
-                self._settle(message, None)
         self._rotate_in(state)
-        if self.charged + OVERHEAD < self.connection_window:
-            for other in self.channels.values():
-                if other.waiting or other.current is not None:
-                    self._rotate_in(other)
+        self._connection_freed()
 
     def on_grant(self, channel: int, sequence: int, limit: int) -> None:
         """The peer reserved room for the first ``limit`` bytes of a message."""
@@ -320,6 +350,7 @@ class SendHalf:
             if not message.withdrawn:
                 self._recharge(state, message, OVERHEAD + max(0, message.sent - message.grant))
             self._rotate_in(state)
+            self._connection_freed()
 
     # --- output
 
@@ -393,10 +424,12 @@ class SendHalf:
             if current is None:
                 if not state.waiting or spare < OVERHEAD:
                     return used, False
-                current = state.waiting.popleft()
+                # In this order recount() can tell how far it came.
+                current = state.waiting[0]
                 current.sequence = state.next_sequence
-                state.next_sequence += 1
                 state.started.append(current)
+                state.next_sequence += 1
+                state.waiting.popleft()
                 self._recharge(state, current, OVERHEAD)
                 spare -= OVERHEAD
                 if current.size and spare <= 0:
@@ -439,6 +472,13 @@ class SendHalf:
         if state.number not in self._in_rotation:
             self._in_rotation.add(state.number)
             self._rotation.append(state)
+
+    def _connection_freed(self) -> None:
+        """Channels that found the window of the connection full may go on."""
+        if self.charged < self.connection_window:
+            for state in self.channels.values():
+                if state.waiting or state.current is not None:
+                    self._rotate_in(state)
 
     def _recharge(self, state: SendChannel, message: OutgoingMessage, charge: int) -> None:
         change = charge - message.charge

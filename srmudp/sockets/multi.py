@@ -45,7 +45,7 @@ class MultiHolepunchSocket:
         identity: who we are: None for a new key that lasts as long as this socket, a path to a key file that is
             loaded or made, or an ``Identity``.
         known_peers: path of a file in which the keys of added peers are kept, so that a name means the same key
-        tomorrow.
+            tomorrow.
         accept: whether peers that were not added may connect: False, True, or a callable that is asked on the hook
             thread with ``(peer_id, claimed name, address)``.
         timeout: seconds. How long ``send`` waits for room, ``close`` for deliveries, and after how long a silent
@@ -144,7 +144,7 @@ class MultiHolepunchSocket:
 
         Raises:
             ValueError: an entry is malformed, pins another PeerId than before, or is our own PeerId; the text names
-            it.
+                it.
             SocketClosed: the socket is closed.
 
         Example::
@@ -170,7 +170,11 @@ class MultiHolepunchSocket:
         self._engine.remove((name,))
 
     def remove_peers(self, names: Iterable[str]) -> None:
-        """Remove several peers or, if one of the names is unknown, none."""
+        """Remove several peers or, if one of the names is unknown, none.
+
+        Raises:
+            UnknownPeer: nobody has one of the names.
+        """
         self._engine.remove((names,) if isinstance(names, str) else tuple(names))
 
     def trust(self, name: str, peer_id: PeerId | None = None) -> None:
@@ -183,6 +187,8 @@ class MultiHolepunchSocket:
         Raises:
             UnknownPeer: nobody has that name.
             LocalProtocolError: ``peer_id`` is None and no key is known yet.
+            ValueError: the key is our own, or another peer's.
+            IdentityError: no key can have this PeerId; perhaps it is mistyped.
         """
         self._engine.trust(name, peer_id)
 
@@ -249,7 +255,7 @@ class MultiHolepunchSocket:
 
         Args:
             data: any bytes-like object; ``bytes`` are kept by reference, anything that can change is copied.
-            ``b""`` is a message.
+                ``b""`` is a message.
             recipient: a name, several, or None for everyone: every connected peer, and every added one whose
                 connecting began less than the socket's ``timeout`` ago.
             channel: 0 to 63; a large message in one channel does not hold up another channel.
@@ -264,7 +270,7 @@ class MultiHolepunchSocket:
             UnknownPeer: a recipient was never added (a ``KeyError``); nothing was queued for anybody.
             MessageTooBig: longer than ``Config.max_message_size`` (a ``ValueError``).
             QueueFull: nobody had room in time (a ``TimeoutError``). If some had, the others are in
-            ``Delivery.failed``.
+                ``Delivery.failed``.
             SocketClosed: the socket is closed (a ``ConnectionError``).
             TypeError: ``data`` is not bytes-like.
 
@@ -338,6 +344,9 @@ class MultiHolepunchSocket:
 
         Returns:
             ``hook``, so that this can be used as a decorator.
+
+        Raises:
+            TypeError: it is neither.
         """
         self._engine.driver.check_process()
         self._engine.hooks.add_event_hook(hook)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import cache
 
 import pytest
 
@@ -35,6 +36,7 @@ HERE = Address("192.0.2.1", 1000)
 ELSEWHERE = Address("203.0.113.9", 9)
 
 
+@cache
 def punch(number: int = 0, to: PeerId | None = None) -> Punch:
     us = Self(select_backend(), identity("stranger"), bytes(16), "")
     return parse_punch(open_attempt(us, number + 1, random.Random(number).randbytes(32), to).punch)
@@ -53,9 +55,7 @@ class Door:
         self.drops: Counter[str] = Counter()
         self.registry = Registry()
         self.admission = Admission(OWN, policy, self.registry, self.drops, rate)
-        self._host = Endpoint(
-            identity("own"), Config(), backend=select_backend(), random=random.Random(1).randbytes
-        )
+        self._host = Endpoint(identity("own"), Config(), backend=select_backend(), random=random.Random(1).randbytes)
 
     def add(self, name: str, *addresses: Address) -> Peer:
         peer = Peer(self._host, name, 0.0)
@@ -87,11 +87,13 @@ def test_a_wrong_tag_counts_as_none() -> None:
     assert door.admission.may_answer(wrong, HERE, 0.0)
 
 
-def test_the_exact_address_of_a_peer_without_a_key() -> None:
+def test_the_exact_address_of_an_unpinned_peer() -> None:
     door = Door()
     alice = door.add("alice", HERE)
     assert door.admission.may_answer(punch(), HERE, 0.0)
     door.registry.bind(alice, identity("alice").peer_id)
+    assert door.admission.may_answer(punch(), HERE, 0.0), "its program may have come back and not know us any more"
+    alice.trust = Trust.PINNED
     assert not door.admission.may_answer(punch(), HERE, 0.0)
 
 

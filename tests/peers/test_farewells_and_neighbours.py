@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from srmudp.models import Trust
 from srmudp.protocol.events import MessageArrived
 from tests.endpoints import add, arrived, connect, make_node, name_of, send, settled, status
@@ -77,3 +79,19 @@ def test_a_knock_that_may_come_from_either_of_two_neighbours_is_nobodys() -> Non
     net.run(10)
     assert status(a, "c").trust is Trust.NONE
     assert status(a, "c").peer_id is None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_goodbye_before_the_handshake_is_quite_over_is_heard(seed: int) -> None:
+    """b says goodbye at the very moment at which a takes the connection for established."""
+    net = SimNet(seed=seed, link=Link(latency=0.01))
+    a = make_node(net, "a", "10.0.0.1")
+    b = make_node(net, "b", "10.0.0.2")
+    first, second = (a, b) if seed % 2 else (b, a)
+    add(first, second)
+    net.run(0.001 * seed)
+    add(second, first)
+    assert net.run_until(lambda: status(a, b).established, 5)
+    b.do(b.node.close)
+    net.run(1.0)
+    assert status(a, b).failure == "its program ended"

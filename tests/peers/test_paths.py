@@ -37,6 +37,7 @@ def test_a_silent_old_address_and_an_answering_new_one_move() -> None:
     probe = proposed(validator)
     validator.on_response(probe.nonce_new, NEW)
     when = validator.next_timer()
+    assert when is not None
     assert when == pytest.approx(10.2)
     assert validator.decide(when - 1e-6) is None
     assert validator.decide(when) == NEW

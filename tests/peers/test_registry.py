@@ -48,10 +48,10 @@ def test_add_find_drop(host: object) -> None:
 
 def test_an_unknown_name_is_told_with_the_known_ones(host: object) -> None:
     registry = Registry()
-    with pytest.raises(UnknownPeer, match="'alice'.*none"):
+    with pytest.raises(UnknownPeer, match=r"'alice'.*none"):
         registry.named("alice")
     new(host, registry, "bob")
-    with pytest.raises(UnknownPeer, match="'alice'.*bob"):
+    with pytest.raises(UnknownPeer, match=r"'alice'.*bob"):
         registry.named("alice")
 
 

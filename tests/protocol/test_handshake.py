@@ -79,7 +79,7 @@ def flipped(message: HandshakeMessage, position: int) -> HandshakeMessage:
 
 
 def test_the_prologue_names_protocol_and_version() -> None:
-    assert PROLOGUE == b"srmudp handshake " + bytes([VERSION])
+    assert b"srmudp handshake " + bytes([VERSION]) == PROLOGUE
 
 
 @pytest.mark.parametrize("tagged", [True, False])
@@ -137,7 +137,8 @@ def test_the_same_inputs_give_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("offered", "after", "expected"), [(1, 0, 1), (1, 1, 2), (7, 3, 7), (3, 7, 8), (1, MAX_GENERATION - 1, MAX_GENERATION)]
+    ("offered", "after", "expected"),
+    [(1, 0, 1), (1, 1, 2), (7, 3, 7), (3, 7, 8), (1, MAX_GENERATION - 1, MAX_GENERATION)],
 )
 def test_the_generation_is_above_both_sides_last(offered: int, after: int, expected: int) -> None:
     talk = Talk(generation=offered, after=after)
@@ -195,19 +196,23 @@ def test_the_clear_header_is_under_the_transcript(arrow: int) -> None:
     talk = Talk()
     if arrow == 2:
         message = parse_public_key(talk.answer.public_key)
-        changed = HandshakeMessage(message.header[:-1] + bytes([message.header[-1] ^ 1]), message.index, message.message)
+        changed = HandshakeMessage(
+            message.header[:-1] + bytes([message.header[-1] ^ 1]), message.index, message.message
+        )
         with pytest.raises(AuthenticationError):
             read_public_key(talk.a, talk.opening, changed, B_ADDRESS, never)
     else:
         message = parse_shared_key(talk.agreed_a.shared_key)
-        changed = HandshakeMessage(message.header[:-1] + bytes([message.header[-1] ^ 1]), message.index, message.message)
+        changed = HandshakeMessage(
+            message.header[:-1] + bytes([message.header[-1] ^ 1]), message.index, message.message
+        )
         with pytest.raises(AuthenticationError):
             read_shared_key(talk.answer, changed)
 
 
 @pytest.mark.parametrize("position", [2, 9, 42, 200, -40, -20, -1])
 def test_a_punch_changed_on_the_way_leads_to_no_session(position: int) -> None:
-    """It is clear, so the responder cannot tell; but every byte of it is under the transcript, and the initiator can."""
+    """It is clear, so the responder cannot tell; but every byte of it is under the transcript: the initiator can."""
     talk = Talk()
     data = bytearray(talk.opening.punch)
     data[position] ^= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,6 +57,16 @@ def join(a: MultiHolepunchSocket, b: MultiHolepunchSocket, host: str = "127.0.0.
     a.add_peer("b", at(b, host))
     b.add_peer("a", at(a, host))
     connected(a, b)
+
+
+def messages_received(sock: MultiHolepunchSocket, name: str) -> int:
+    """How many messages of a peer were ever accepted."""
+    return sock.connections_status[name].stats.messages_received
+
+
+def drops(sock: MultiHolepunchSocket) -> int:
+    """Datagrams discarded so far, for whatever reason."""
+    return sum(sock.drops.values())
 
 
 def connected(a: MultiHolepunchSocket, b: MultiHolepunchSocket, within: float = DEADLINE) -> None:
@@ -135,6 +146,10 @@ class Wire:
             for start in range(0, len(sent.payload) if sent.size is None else sent.size, sent.segment_size):
                 yield sent.destination, sent.payload[start : start + sent.segment_size]
 
+    def wait(self, datagrams: int, within: float = DEADLINE) -> None:
+        """Until so many datagrams in all were received."""
+        reach(lambda: self.datagrams >= datagrams, lambda: f"{self.datagrams} of {datagrams} datagrams read", within)
+
     def fileno(self) -> int:
         return self.inner.fileno()
 
@@ -173,22 +188,29 @@ class _Sent:
     size: int | None = None
 
 
-def throw(datagrams: Sequence[bytes], target: tuple[str, int], wire: Wire | None = None, burst: int = 64) -> None:
-    """Send datagrams from a socket of a stranger, no faster than they are read.
+def throw(datagrams: Sequence[bytes], sock: MultiHolepunchSocket, wire: Wire, burst: int = 64) -> None:
+    """Send datagrams from a stranger's socket, no faster than they are read (an empty one counts as read at once).
 
     Args:
-        wire: of the target socket; without it nothing is waited for.
+        wire: what ``sock`` was made with.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.connect(target)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.connect(at(sock))
         for start in range(0, len(datagrams), burst):
-            before = 0 if wire is None else wire.datagrams
             some = datagrams[start : start + burst]
+            wanted = wire.datagrams + sum(map(bool, some))
             for datagram in some:
-                sock.send(datagram)
-            if wire is not None:
-                wanted = before + sum(map(bool, some))
-                reach(lambda wanted=wanted: wire.datagrams >= wanted, "the datagrams are read")  # type: ignore[misc]
+                stranger.send(datagram)
+            wire.wait(wanted)
+
+
+def resident() -> int:
+    """Bytes of memory this process has; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def key_agreements(fast: int, slow: int) -> int:

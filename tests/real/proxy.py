@@ -42,6 +42,9 @@ class Flight(NamedTuple):
 Rule = Callable[[Flight], Iterable[bytes]]
 
 
+SIDES: tuple[Side, Side] = ("a", "b")
+
+
 def other(side: Side) -> Side:
     """The far end."""
     return "b" if side == "a" else "a"
@@ -103,7 +106,7 @@ class Proxy:
 
         def some() -> None:
             for _ in range(min(_BURST, len(rest))):
-                self._deliver(to, rest.popleft())
+                self.deliver(to, rest.popleft())
             if rest:
                 self._queue.append(some)
                 self._nudge()
@@ -139,7 +142,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             self._wake.send(b"\0")
 
-    def _deliver(self, to: Side, datagram: bytes) -> None:
+    def deliver(self, to: Side, datagram: bytes) -> None:
+        """Send one datagram to one side from the address it knows, now. For rules and ``call``."""
         if len(self._targets) < 2:
             return
         for _ in range(1000):
@@ -182,7 +186,7 @@ class Proxy:
                 self.seen.append(flight)
             rule = self.rule
             for out in (datagram,) if rule is None else rule(flight):
-                self._deliver(other(sender), out)
+                self.deliver(other(sender), out)
 
 
 def _socket(host: str) -> socket.socket:

@@ -1,0 +1,423 @@
+"""The receiving half: reassembly, order, what a hostile authenticated peer may make it keep, and what it gives back."""
+
+from __future__ import annotations
+
+import random
+import time
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from srmudp.config import CHANNELS, Config
+from srmudp.exceptions import RemoteProtocolError
+from srmudp.protocol.credit import OVERHEAD, ReceiveBudget
+from srmudp.protocol.receiving import MAX_GAPS, SMALL_PIECE, IncomingMessage, ReceiveHalf
+from srmudp.wire.codec import VARINT_MAX
+from srmudp.wire.frames import ChannelState, MessagePart, Taken, serialise
+
+KIB = 1024
+SMALL = Config(channel_window=64 * KIB, connection_window=256 * KIB, max_message_size=KIB * KIB, receive_budget=4 << 20)
+
+
+def half(config: Config = SMALL, budget: ReceiveBudget | None = None) -> ReceiveHalf:
+    budget = ReceiveBudget(config.receive_budget, config.max_message_size) if budget is None else budget
+    made: list[ReceiveHalf] = []
+    made.append(ReceiveHalf(config, budget, lambda: made[0].retry_grants()))
+    return made[0]
+
+
+def consistent(receiver: ReceiveHalf) -> None:
+    """The sums are the sums."""
+    for channel in receiver.channels.values():
+        assert channel.charged == sum(charge for _, charge in channel.charges.values())
+        assert all(message.charge == charge for message, charge in channel.charges.values())
+        assert set(channel.partial) <= set(channel.charges)
+    assert receiver.charged == sum(channel.charged for channel in receiver.channels.values())
+
+
+# --- one message
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_parts_in_any_order_make_the_message(data: st.DataObject) -> None:
+    content = data.draw(st.binary(min_size=1, max_size=300))
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(content)), max_size=20)) | {0, len(content)})
+    spans = [*zip(cuts, cuts[1:], strict=False)]
+    extra = data.draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(1, 50)), max_size=10))
+    spans += [(start, min(len(content), start + size)) for start, size in extra]
+    order = data.draw(st.permutations(spans))
+    message = IncomingMessage(len(content))
+    seen: set[int] = set()
+    for start, end in order:
+        message.add(start, content[start:end])
+        seen |= set(range(start, end))
+        assert message.have == len(seen)
+        assert message.high == max(seen) + 1
+    assert message.have == message.total
+    assert message.content() == content
+
+
+def test_the_bytes_that_came_first_stay() -> None:
+    """Attack 18: overlapping parts with other bytes give a result that does not depend on chance."""
+    message = IncomingMessage(8)
+    message.add(2, b"BBBB")
+    message.add(0, b"aaaaaaaa")
+    assert message.content() == b"aaBBBBaa"
+    message = IncomingMessage(4)
+    message.add(0, b"ab")
+    message.add(0, b"XY")
+    message.add(1, b"ZZZ")
+    assert message.content() == b"abZZ"
+
+
+def test_large_parts_are_kept_as_they_are_and_small_ones_gathered() -> None:
+    message = IncomingMessage(10 * SMALL_PIECE)
+    large = memoryview(bytes(SMALL_PIECE))
+    message.add(0, large)
+    assert message.pieces[0][1] is large
+    for offset in range(SMALL_PIECE, 2 * SMALL_PIECE):
+        message.add(offset, b"x")
+    assert len(message.pieces) == 2
+    assert message.have == 2 * SMALL_PIECE
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending", "shuffled", "evens, then odds"])
+def test_a_message_of_tiny_parts_costs_about_its_size(order: str) -> None:
+    """Attack 17: one byte each; memory follows the bytes."""
+    size = 12_000
+    offsets = list(range(size))
+    if order == "descending":
+        offsets.reverse()
+    elif order == "shuffled":
+        random.Random(1).shuffle(offsets)
+    elif order == "evens, then odds":
+        offsets = offsets[::2] + offsets[1::2]
+    content = random.Random(2).randbytes(size)
+    message = IncomingMessage(size)
+    started = time.process_time()
+    for offset in offsets:
+        message.add(offset, content[offset : offset + 1])
+    assert time.process_time() - started < 1.0
+    assert len(message.pieces) < size // 4
+    assert message.content() == content
+
+
+@pytest.mark.parametrize("messages", [1, 16])
+def test_more_gaps_than_an_honest_sender_leaves(messages: int) -> None:
+    """Attack 17: every second byte, of one message or of many; each such byte costs hundreds."""
+    receiver = half(Config(channel_window=256 * KIB, connection_window=4096 * KIB))
+    tracemalloc.start()
+    parts = 0
+    with pytest.raises(RemoteProtocolError):
+        while True:
+            offset, number = divmod(parts, messages)
+            receiver.on_part(MessagePart(number, 0, 2 * offset + 1, 200_000, b"x"))
+            parts += 1
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert parts == MAX_GAPS
+    assert used < 4096 * KIB
+
+
+def test_gaps_that_closed_are_forgotten() -> None:
+    receiver = half()
+    for _ in range(3):
+        for number in range(2):
+            sequence = receiver.channels[number].taken if number in receiver.channels else 0
+            for offset in range(1, MAX_GAPS, 2):
+                receiver.on_part(MessagePart(number, sequence, offset, MAX_GAPS, b"x"))
+            if number:
+                receiver.on_withdrawn(number, sequence)
+            else:
+                receiver.on_part(MessagePart(number, sequence, 0, MAX_GAPS, bytes(MAX_GAPS)))
+                receiver.on_application_took(number, sequence)
+    assert receiver.charged == 0
+    assert receiver._gaps == 0
+
+
+def test_a_full_window_of_single_datagrams_with_one_in_ten_lost_is_no_attack() -> None:
+    receiver = half(Config())
+    rng = random.Random(3)
+    total = 3 * KIB * KIB
+    for number in range(5):
+        for offset in range(0, total, 1150):
+            if rng.random() > 0.1:
+                receiver.on_part(MessagePart(number, 0, offset, total, bytes(min(1150, total - offset))))
+    consistent(receiver)
+
+
+# --- order
+
+
+def test_whole_messages_come_out_in_order_and_once() -> None:
+    receiver = half()
+    assert receiver.on_part(MessagePart(3, 1, 0, 1, b"b")) == []
+    assert receiver.on_part(MessagePart(3, 1, 0, 1, b"b")) == []
+    assert receiver.on_part(MessagePart(3, 2, 0, 0, b"")) == []
+    assert receiver.on_part(MessagePart(3, 0, 0, 1, b"a")) == [(3, 0, b"a"), (3, 1, b"b"), (3, 2, b"")]
+    assert receiver.on_part(MessagePart(3, 0, 0, 1, b"a")) == []
+    consistent(receiver)
+    for sequence in range(3):
+        receiver.on_application_took(3, sequence)
+    assert receiver.charged == 0
+    assert receiver.channels[3].taken == 3
+    assert 3 in receiver.taken_dirty
+
+
+def test_channels_do_not_wait_for_each_other() -> None:
+    receiver = half()
+    assert receiver.on_part(MessagePart(0, 1, 0, 1, b"b")) == []
+    assert receiver.on_part(MessagePart(1, 0, 0, 1, b"c")) == [(1, 0, b"c")]
+
+
+def test_taking_out_of_order_counts_only_without_gap() -> None:
+    receiver = half()
+    for sequence in range(4):
+        receiver.on_part(MessagePart(0, sequence, 0, 1, b"m"))
+    receiver.on_application_took(0, 2)
+    receiver.on_application_took(0, 2)  # twice changes nothing
+    assert receiver.channels[0].taken == 0
+    assert not receiver.taken_dirty
+    receiver.on_application_took(0, 0)
+    assert receiver.channels[0].taken == 1
+    receiver.on_application_took(0, 1)
+    assert receiver.channels[0].taken == 3
+    receiver.on_application_took(0, 3)
+    assert receiver.channels[0].taken == 4
+    assert not receiver.channels[0].taken_ahead
+    assert receiver.charged == 0
+    assert receiver.taken_bytes == 4 * (OVERHEAD + 1)
+
+
+def test_taking_what_was_never_handed_out_changes_nothing() -> None:
+    receiver = half()
+    receiver.on_application_took(0, 0)
+    receiver.on_part(MessagePart(0, 1, 0, 1, b"m"))
+    for sequence in (-1, 0, 1, 2):
+        receiver.on_application_took(0, sequence)
+    assert receiver.channels[0].taken == 0
+    consistent(receiver)
+
+
+def test_repeated_parts_cost_nothing_more() -> None:
+    receiver = half()
+    for _ in range(3):
+        receiver.on_part(MessagePart(0, 0, 100, 1000, bytes(100)))
+    assert receiver.charged == OVERHEAD + 200
+    consistent(receiver)
+
+
+# --- violations
+
+
+def test_a_length_above_the_limit_is_refused_before_anything_is_kept() -> None:
+    """Attack 16."""
+    receiver = half()
+    for total in (SMALL.max_message_size + 1, 1 << 32, VARINT_MAX):
+        with pytest.raises(RemoteProtocolError):
+            receiver.on_part(MessagePart(0, 0, 0, total, b"x"))
+    assert receiver.charged == 0
+    assert not receiver.channels[0].partial
+
+
+def test_a_claimed_length_reserves_nothing() -> None:
+    """Attack 16: memory follows what arrived."""
+    tracemalloc.start()
+    receiver = half(Config())
+    receiver.on_part(MessagePart(0, 0, 0, Config().max_message_size, b"x"))
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used < 100_000
+
+
+def test_a_length_that_changes_is_refused() -> None:
+    """Attack 18."""
+    receiver = half()
+    receiver.on_part(MessagePart(0, 0, 0, 10, b"x"))
+    with pytest.raises(RemoteProtocolError):
+        receiver.on_part(MessagePart(0, 0, 1, 11, b"x"))
+
+
+@pytest.mark.parametrize("sequence", [SMALL.channel_window // OVERHEAD + 1, 1 << 30, VARINT_MAX])
+def test_a_sequence_far_ahead_is_refused_at_once(sequence: int) -> None:
+    """Attack 14: no loop over the gap."""
+    receiver = half()
+    with pytest.raises(RemoteProtocolError):
+        receiver.on_part(MessagePart(0, sequence, 0, 1, b"x"))
+    with pytest.raises(RemoteProtocolError):
+        receiver.on_withdrawn(0, sequence)
+
+
+def test_first_bytes_of_endlessly_many_messages() -> None:
+    """Attack 17: one byte each of messages that are never finished."""
+    receiver = half()
+    kept = 0
+    with pytest.raises(RemoteProtocolError):
+        for sequence in range(1 << 20):
+            for number in range(CHANNELS):
+                receiver.on_part(MessagePart(number, sequence, 0, 2, b"x"))
+                kept += 1
+    assert kept <= SMALL.connection_window // OVERHEAD
+
+
+def test_many_unfinished_messages_cost_no_quadratic_work() -> None:
+    """A hostile peer keeps thousands of messages unfinished and repeats parts of them."""
+    receiver = half(Config())
+    count = Config().channel_window // (OVERHEAD + 1) - 2
+    for sequence in range(1, count):
+        receiver.on_part(MessagePart(0, sequence, 0, 2, b"x"))
+    started = time.process_time()
+    for _ in range(3):
+        for sequence in range(1, 1000):
+            receiver.on_part(MessagePart(0, sequence, 0, 2, b"x"))
+    assert time.process_time() - started < 0.3
+    consistent(receiver)
+
+
+@pytest.mark.parametrize("first", [VARINT_MAX, VARINT_MAX - 1, 1 << 61])
+def test_numbers_at_the_end_of_their_range_are_refused_or_can_be_told(first: int) -> None:
+    """A hostile peer begins a channel at the largest number: nothing but RemoteProtocolError may come of it."""
+    receiver = half()
+    try:
+        receiver.synchronise(ChannelState(0, first))
+        for step in range(3):
+            if first + step <= VARINT_MAX:
+                for _, sequence, _ in receiver.on_part(MessagePart(0, first + step, 0, 1, b"x")):
+                    receiver.on_application_took(0, sequence)
+        states = tuple(ChannelState(number, 0, expected) for number, expected in receiver.states())
+    except RemoteProtocolError:
+        return
+    from srmudp.wire.frames import SessionStart
+
+    serialise(SessionStart(bytes(8), bytes(8), 0, 0, 0, 0, states))
+    serialise(Taken(0, receiver.channels[0].taken))
+
+
+# --- withdrawn messages
+
+
+def test_a_withdrawn_message_is_skipped_and_costs_nothing_afterwards() -> None:
+    receiver = half()
+    receiver.on_part(MessagePart(0, 0, 0, 1000, bytes(500)))
+    assert receiver.on_part(MessagePart(0, 1, 0, 1, b"b")) == []
+    assert receiver.on_withdrawn(0, 0) == [(0, 1, b"b")]
+    assert receiver.on_withdrawn(0, 0) == []
+    assert receiver.channels[0].taken == 1
+    assert receiver.on_part(MessagePart(0, 0, 500, 1000, bytes(500))) == []
+    receiver.on_application_took(0, 1)
+    assert receiver.charged == 0
+    assert receiver.channels[0].taken == 2
+
+
+def test_a_message_withdrawn_before_anything_of_it_came() -> None:
+    receiver = half()
+    assert receiver.on_withdrawn(0, 1) == []
+    assert receiver.on_withdrawn(0, 1) == []
+    assert receiver.charged == OVERHEAD
+    assert receiver.on_part(MessagePart(0, 1, 0, 1, b"late")) == []
+    assert receiver.on_part(MessagePart(0, 0, 0, 1, b"a")) == [(0, 0, b"a")]
+    receiver.on_application_took(0, 0)
+    assert receiver.channels[0].taken == 2
+    assert receiver.charged == 0
+
+
+def test_a_withdrawn_message_returns_its_grant() -> None:
+    budget = ReceiveBudget(4 << 20, 1 << 20)
+    receiver = half(budget=budget)
+    receiver.on_part(MessagePart(0, 0, 0, 1 << 20, bytes(1000)))
+    assert budget.free == (4 << 20) - 1000 - SMALL.channel_window
+    receiver.on_withdrawn(0, 0)
+    assert budget.free == 4 << 20
+    assert receiver.charged == 0
+
+
+# --- beginning anew
+
+
+def test_a_channel_that_is_not_remembered_begins_where_the_sender_says() -> None:
+    receiver = half()
+    receiver.synchronise(ChannelState(0, 7))
+    assert dict(receiver.states()) == {0: 7}
+    assert receiver.on_part(MessagePart(0, 6, 0, 3, b"old")) == []
+    assert receiver.on_part(MessagePart(0, 7, 0, 3, b"new")) == [(0, 7, b"new")]
+
+
+def test_a_channel_that_is_remembered_knows_better() -> None:
+    receiver = half()
+    receiver.on_part(MessagePart(0, 0, 0, 1, b"a"))
+    receiver.on_application_took(0, 0)
+    receiver.taken_dirty.clear()
+    for first in (0, 1, 9):
+        receiver.synchronise(ChannelState(0, first))
+        assert dict(receiver.states()) == {0: 1}
+    assert 0 in receiver.taken_dirty
+
+
+def test_restart_returns_everything_to_the_budget() -> None:
+    budget = ReceiveBudget(4 << 20, 1 << 20)
+    receiver = half(budget=budget)
+    for number in range(4):
+        receiver.on_part(MessagePart(number, 0, 0, 1 << 20, bytes(1000)))
+        receiver.on_part(MessagePart(number, 1, 0, 10, bytes(10)))
+    assert budget.free < 4 << 20
+    receiver.restart()
+    assert budget.free == 4 << 20
+    assert receiver.charged == 0
+    assert not (receiver.channels or receiver.taken_dirty or receiver.grants_dirty)
+
+
+def test_restart_leaks_nothing_to_its_own_waiting_messages() -> None:
+    """Messages that wait for the budget must not take what restart() returns: nobody would give that back."""
+    budget = ReceiveBudget(1 << 20, 1 << 20)
+    receiver = half(budget=budget)
+    other: Callable[[], None] = lambda: None  # noqa: E731
+    assert budget.take("somebody else", (1 << 20) - 3 * SMALL.channel_window, other)
+    for number in range(4):
+        for offset in range(0, 40_000, 10_000):
+            receiver.on_part(MessagePart(number, 0, offset, 1 << 20, bytes(10_000)))
+    receiver.restart()
+    budget.give_back("somebody else", (1 << 20) - 3 * SMALL.channel_window)
+    assert budget.free == 1 << 20
+    assert budget._owner is None
+
+
+# --- grants
+
+
+def test_the_oldest_message_gets_a_window_beyond_what_arrived() -> None:
+    receiver = half()
+    receiver.on_part(MessagePart(0, 0, 0, 1 << 20, bytes(1000)))
+    assert receiver.grant_of(0, 0) == 1000 + SMALL.channel_window
+    assert list(receiver.grants_dirty) == [(0, 0)]
+    assert receiver.charged == OVERHEAD  # what is below the grant costs nothing
+    receiver.grants_dirty.clear()
+    receiver.on_part(MessagePart(0, 0, 1000, 1 << 20, bytes(1000)))
+    assert not receiver.grants_dirty  # a quarter of a window at a time
+
+
+def test_only_the_oldest_message_is_granted() -> None:
+    receiver = half()
+    receiver.on_part(MessagePart(0, 0, 0, 1 << 20, bytes(1000)))
+    receiver.on_part(MessagePart(0, 1, 0, 1 << 20, bytes(1000)))
+    assert receiver.grant_of(0, 1) == 0
+    assert receiver.on_withdrawn(0, 0) == []
+    assert receiver.grant_of(0, 1) == 1000 + SMALL.channel_window
+
+
+def test_a_small_message_needs_no_grant() -> None:
+    receiver = half()
+    receiver.on_part(MessagePart(0, 0, 0, 20_000, bytes(10_000)))
+    assert receiver.grant_of(0, 0) == 0
+    assert not receiver.grants_dirty
+
+
+def test_a_grant_is_never_more_than_the_message() -> None:
+    receiver = half()
+    receiver.on_part(MessagePart(0, 0, 0, 70_000, bytes(10_000)))
+    assert receiver.grant_of(0, 0) == 70_000
+    assert receiver.grant_of(0, 5) is None
+    assert receiver.grant_of(9, 0) is None

@@ -1,0 +1,183 @@
+"""Programs that tests run in processes of their own: ``python -m tests.real.programs NAME ARGUMENTS``.
+
+Each prints one line of JSON at a time on its standard output and ends by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def start(*arguments: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start a program of this file. Its standard error goes to ours."""
+    command = [sys.executable, "-X", "dev", "-m", "tests.real.programs", *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(env or {})}, stdin=pipe, stdout=pipe, text=True)
+
+
+def finish(process: subprocess.Popen[str], within: float) -> list[Any]:
+    """The lines a program printed, decoded; fails if it does not end well in time."""
+    try:
+        output, _ = process.communicate(timeout=within)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+        raise AssertionError(f"still running after {within:g} s; printed {output!r}") from None
+    assert process.returncode == 0, f"ended with {process.returncode}; printed {output!r}"
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def tell(value: object) -> None:
+    """Print a line for :func:`finish`."""
+    print(json.dumps(value), flush=True)
+
+
+def readme_example() -> str:
+    """The first Python block of the README."""
+    text = (ROOT / "README.md").read_text()
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return next(block for block in blocks if "MultiHolepunchSocket" in block)
+
+
+def example(port: str, peer1: str, peer2: str) -> None:
+    """The first block of the README as it stands, but for ports and addresses. Says how long it took."""
+    code = readme_example()
+    for there, here in (
+        ("port=8000", f"port={port}"),
+        ("192.168.1.100:8001", f"127.0.0.1:{peer1}"),
+        ("example.com:8002", f"localhost:{peer2}"),
+    ):
+        assert there in code, there
+        code = code.replace(there, here)
+    began = time.monotonic()
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__", "print": lambda *_: None})
+    tell(["ended", round(time.monotonic() - began, 3)])
+
+
+def listen(port: str, us: str, count: str, begin: str, within: str) -> None:
+    """Wait until ``begin`` (wall clock), then open a socket that knows "us" and print what comes, with the channel."""
+    from srmudp import MultiHolepunchSocket
+
+    time.sleep(max(0.0, float(begin) - time.time()))
+    deadline = time.monotonic() + float(within)
+    with MultiHolepunchSocket(int(port), {"us": f"127.0.0.1:{us}"}, timeout=5) as sock:
+        for _ in range(int(count)):
+            message = sock.receive(max(0.0, deadline - time.monotonic()))
+            if message is None:
+                tell(["nothing more", str(sock.connections_status["us"]), dict(sock.drops)])
+                break
+            tell([message.content.decode("latin-1"), message.peer, message.channel])
+
+
+def echo(count: str) -> None:
+    """Say our port, read the other's, answer so many messages on their channel, and say what they were."""
+    from srmudp import MultiHolepunchSocket
+
+    with MultiHolepunchSocket(host="127.0.0.1") as sock:
+        tell(sock.port)
+        sock.add_peer("parent", ("127.0.0.1", int(sys.stdin.readline())))
+        for _ in range(int(count)):
+            message = sock.receive(30)
+            if message is None:
+                tell("nothing more")
+                return
+            tell([message.channel, len(message.content), hashlib.sha256(message.content).hexdigest()])
+            sock.send(message.content, message.peer, channel=message.channel)
+
+
+def fork() -> None:
+    """A child of a process with an open socket: what it may call and what leaves it. The parent goes on."""
+    import gc
+    import warnings
+
+    from srmudp import Config, LocalProtocolError, MultiHolepunchSocket
+    from tests.real.helpers import Wire, alive, join
+
+    warnings.simplefilter("ignore", DeprecationWarning)  # of os.fork() beside threads, from 3.12 on
+    wire = Wire()
+    a, b = MultiHolepunchSocket(host="127.0.0.1", config=Config(transport=wire)), MultiHolepunchSocket(host="127.0.0.1")
+    join(a, b)
+    pending = a.send(b"x" * 100_000, "b")  # nobody takes it before the fork: something is pending in both
+    before = len(list(wire.sent()))
+    child = os.fork()
+    if child == 0:
+        calls: dict[str, Callable[[], object]] = {
+            "send": lambda: a.send(b"from the child", "b"),
+            "receive": lambda: a.receive(0),
+            "add_peer": lambda: a.add_peer("c", "127.0.0.1:9"),
+            "remove_peer": lambda: a.remove_peer("b"),
+            "wait_connected": lambda: a.wait_connected("b", 0),
+            "fileno": a.fileno,
+            "getsockname": a.getsockname,
+            "with": a.__enter__,
+            "verification_code": lambda: a.verification_code("b"),
+            "connections_status": lambda: a.connections_status,
+            "drops": lambda: a.drops,
+        }
+        raised = {}
+        for name, call in calls.items():
+            try:
+                call()
+                raised[name] = "nothing"
+            except LocalProtocolError:
+                raised[name] = "LocalProtocolError"
+            except BaseException as error:
+                raised[name] = repr(error)
+        a.close()
+        b.close(5)
+        a.__exit__(None, None, None)
+        text = repr(a)
+        descriptors = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)]
+        tell(
+            {
+                "raised": raised,
+                "repr": text,
+                "sockets": sum(target.startswith("socket:") for target in descriptors),
+                "left": len(list(wire.sent())) - before,
+            }
+        )
+        del a, b
+        gc.collect()
+        sys.exit(0)  # by atexit and the rest of the interpreter's end
+    _, status = os.waitpid(child, 0)
+    message = b.receive(10)
+    ok = message is not None and pending.wait(10)
+    alive(a, b)
+    tell({"child": os.waitstatus_to_exitcode(status), "parent goes on": ok, "drops": [dict(a.drops), dict(b.drops)]})
+    a.close()
+    b.close()
+
+
+def _is_open(descriptor: str) -> bool:
+    try:
+        os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return False
+    return True
+
+
+def after(begin: str, name: str, *arguments: str) -> None:
+    """Another of these programs, begun at a time (wall clock) with everything imported."""
+    import srmudp  # noqa: F401
+
+    time.sleep(max(0.0, float(begin) - time.time()))
+    PROGRAMS[name](*arguments)
+
+
+PROGRAMS: dict[str, Callable[..., None]] = {
+    function.__name__: function for function in (after, echo, example, fork, listen)
+}
+
+if __name__ == "__main__":
+    PROGRAMS[sys.argv[1]](*sys.argv[2:])
