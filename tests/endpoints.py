@@ -361,7 +361,7 @@ class WireWatcher:
         self._pieces: dict[tuple[bytes, int], bytes] = {}
         self._transmissions: set[tuple[int, int]] = set()
         self._handshakes: dict[tuple[bytes, Address, Address], bytes] = {}
-        self.stop = (lambda: None) if net is None else net.tap(self.see)
+        self.stop: Callable[[], None] = (lambda: None) if net is None else net.tap(self.see)
 
     def see(self, now: float, source: Address, destination: Address, datagram: bytes) -> None:
         """Look at one datagram as it leaves its node."""

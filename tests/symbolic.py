@@ -8,9 +8,9 @@
     node.act(("deliver", datagram, source), now)          # returns the datagrams it sends
     node.fingerprint()                                    # equal for nodes that will behave alike for ever
 
-Nothing here knows the endpoint's inner structure: :func:`clone` and :func:`fingerprint` walk whatever objects they find,
-closures of waiting jobs included. A new field is thus copied and compared without being told, at worst at the cost of
-states that differ in nothing that matters; ``IGNORED`` names the fields known to be of that kind.
+Nothing here knows the endpoint's inner structure: :func:`clone` and :func:`fingerprint` walk whatever objects they
+find, closures of waiting jobs included. A new field is thus copied and compared without being told, at worst at the
+cost of states that differ in nothing that matters; ``IGNORED`` names the fields known to be of that kind.
 
 Randomness is symbolic too. What an endpoint draws depends on what it is doing and how often it did so, not on when:
 two orders of the same events then give the same keys and can be seen to meet in one state.
@@ -174,7 +174,10 @@ def _clone_tuple(value: tuple[Any, ...], memo: dict[int, Any]) -> Any:
 def _clone_list(value: list[Any], memo: dict[int, Any]) -> Any:
     result: list[Any] = []
     memo[id(value)] = result
-    result += [clone(item, memo) for item in value]
+    result += [
+        item if type(item) in _ATOMIC else {} if type(item) is dict and not item else clone(item, memo)
+        for item in value
+    ]
     return result
 
 
@@ -248,8 +251,12 @@ IGNORED: Final = frozenset(
         *("drops", "_drops", "_order", "_compute"),
         *("bytes_sent", "bytes_received", "datagrams_sent", "datagrams_received", "messages_sent", "messages_received"),
         *("sealed_bytes", "opened", "failed"),
-        *("_timers", "scheduled"),  # derived from the peers' deadlines; a superfluous entry is a look that finds nothing
+        *(
+            "_timers",
+            "scheduled",
+        ),  # derived from the peers' deadlines; one too many finds nothing to do
         *("_label", "_drawn"),
+        "_by_have",  # an index over the records that are not complete
     }
 )
 """Attributes that decide nothing, such as counters: left out of a fingerprint."""
@@ -297,7 +304,7 @@ def fingerprint(value: Any, seen: dict[int, int]) -> Any:
         return (value.__qualname__, *contents)
     if kind is MethodType:
         return (value.__func__.__qualname__, fingerprint(value.__self__, seen))
-    found = [kind.__name__]
+    found: list[Any] = [kind.__name__]
     own = getattr(value, "__dict__", None)
     if own:
         for name, item in own.items():
@@ -350,6 +357,10 @@ class LabelledRandom:
         return sha256(text).digest()[:size]
 
 
+def _done() -> None:
+    raise AssertionError("a job is run once")
+
+
 class LocalNode:
     """One endpoint, the key agreements that run beside it, and its application, which takes every message at once.
 
@@ -390,7 +401,9 @@ class LocalNode:
             endpoint.handle_timer(now)
         return self.drain(label, now)
 
-    def command(self, label: str, call: Callable[..., Any], *args: Any, now: float, **more: Any) -> list[tuple[bytes, Address]]:
+    def command(
+        self, label: str, call: Callable[..., Any], *args: Any, now: float, **more: Any
+    ) -> list[tuple[bytes, Address]]:
         """Call a method of the endpoint and drain what came of it."""
         self.random.begin(label.encode())
         call(*args, now=now, **more)
@@ -404,6 +417,7 @@ class LocalNode:
             again = False
             while (job := endpoint.next_job()) is not None:
                 job.run()
+                job._compute = _done  # what it was computed from need not be copied with it
                 name = sha256(label).digest()[:8]
                 while name in self.jobs:
                     name += b"+"

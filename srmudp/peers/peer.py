@@ -498,7 +498,7 @@ class Peer:
     def on_taken(self, receipt: Receipt, now: float) -> None:
         """The application has a message."""
         if receipt.sequence < 0:
-            self.connection.unreliable_in.waiting_bytes -= receipt.size
+            self.connection.unreliable_in.on_taken(receipt.size)
         elif receipt.restarts == self.connection.restarts:
             self.connection.application_took(receipt.channel, receipt.sequence, now)
 

@@ -439,13 +439,14 @@ class Connection:
             return self._probe(now)
         if self._ack_now or self._urgent or self._start_due:
             return self._single(now)
+        # Before pacing is asked: the timer that woke us for this must find it done.
+        size = path.discovery.probe_due(now)
+        if size is not None and self._peer_started:
+            return self._probe_mtu(size, now)
         if self._send_at is not None:
             if self._send_at > now:
                 return None
             self._send_at = None
-        size = path.discovery.probe_due(now)
-        if size is not None and self._peer_started:
-            return self._probe_mtu(size, now)
         for record in recovery.stale(session.next_number):
             self._send_again(record)
         if not (self._resends or self.sending.has_work or self.unreliable_out.has_work):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ..models import PeerEvent, PeerId
@@ -33,7 +33,7 @@ class MessageArrived:
     peer: str
     peer_id: PeerId
     channel: int
-    content: bytes
+    content: bytes = field(repr=False)  # so that no log shows it
     receipt: object
 
 

@@ -80,6 +80,10 @@ class MtuDiscovery:
             self._losses = 0
             self._next_search = now + RAISE_INTERVAL
 
+    def on_probe_gone(self) -> None:
+        """A probe ended with its session: nothing was learned, the next may leave."""
+        self._in_flight = False
+
     def on_acked(self, size: int) -> None:
         """A datagram arrived. Large ones prove that there is no black hole."""
         if size > self._fallback():

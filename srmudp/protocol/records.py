@@ -7,6 +7,7 @@ occupies a place of its own, which is bounded.
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 from typing import Final, NamedTuple
 
 from ..crypto.protection import RecordKeys, ReplayWindow
@@ -19,6 +20,8 @@ FAR_AHEAD: Final = 65_536
 """A transmission or record number further than this beyond the largest proven one is not believed."""
 MAX_PARTIAL_RECORDS: Final = 4096
 """Incomplete records kept."""
+MAX_REMEMBERED: Final = 1024
+"""Ranges of numbers remembered for acknowledgements, which name the newest of them."""
 FORGERIES_TOLERATED: Final = 3
 """Records of several datagrams that may fail to open within FORGERY_SPAN before single ones are asked for."""
 FORGERY_SPAN: Final = 1.0
@@ -58,15 +61,15 @@ class RecordReceiver:
         # The same by the number of segments they have, oldest first: making room costs the same however many there are.
         self._by_have: list[dict[bytes, None]] = [{} for _ in range(MAX_SEGMENTS + 1)]
         self._partial_bytes = 0
-        self._opened = RangeSet()
-        self._transmissions = RangeSet()
+        self._opened = RangeSet(max_ranges=MAX_REMEMBERED)
+        self._transmissions = RangeSet(max_ranges=MAX_REMEMBERED)
         self._discarded: dict[int, int] = {}  # record number -> acks that still name it
         self._largest_transmission = -1  # proven
         self.largest = -1  # record number
         self.largest_at = 0.0
         self._failures: list[float] = []
         self._single_only = SINGLE_ONLY_FIRST
-        self._single_only_until = 0.0
+        self._single_only_until = -inf
 
     def add_keys(self, keys: RecordKeys) -> None:
         """Records of another epoch open from now on."""

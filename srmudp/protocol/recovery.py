@@ -133,7 +133,7 @@ class SentRecord:
         self.resent = False
         self.flights: list[Flight] = []
         self.hinted_at: float | None = None  # when the last segment was hinted received
-        self.waiting = header.count  # segments not hinted received
+        self.waiting = (1 << header.count) - 1  # bit n: segment n is not hinted received
 
 
 class Flight:
@@ -166,6 +166,12 @@ class Flight:
         self.app_limited = False
         self.pending = (1 << self.count) - 1  # bit n: datagram first+n is neither acknowledged nor lost
         self.lost = 0
+
+    def segments_of(self, mask: int) -> int:
+        """The segments that the datagrams in ``mask`` carry, as a mask too."""
+        if type(self.segments) is range:
+            return mask << self.segments.start
+        return sum(1 << segment for bit, segment in enumerate(self.segments) if mask >> bit & 1)
 
 
 class AckOutcome:
@@ -228,7 +234,7 @@ class Recovery:
         flight.delivered = self._delivered
         flight.delivered_at = self._delivered_at
         flight.started_at = self._first_sent_at
-        flight.app_limited = self._app_limited_until > self._delivered
+        flight.app_limited = 0 < self._app_limited_until >= self._delivered
         record.flights.append(flight)
         self._flights.append(flight)
         self._firsts.append(first)
@@ -375,20 +381,22 @@ class Recovery:
             if high < low:
                 continue
             mask = ((1 << (high - low + 1)) - 1) << low
-            if flight.lost & mask:
+            late = flight.lost & mask
+            if late:
                 # It was only late. RFC 9002 section 6.1.1 allows the threshold to adapt.
                 distance = self._largest_hinted - (flight.first + low)
                 self._threshold = min(MAX_PACKET_THRESHOLD, max(self._threshold, distance + 1))
-                flight.lost &= ~mask
+                flight.lost &= ~late
             got = flight.pending & mask
+            record = flight.record
+            if (late or got) and record.waiting:
+                record.waiting &= ~flight.segments_of(late | got)
+                if not record.waiting and record.header.number in self.records:
+                    record.hinted_at = now
+                    self._hinted_records[record.header.number] = record
             if got:
                 flight.pending &= ~got
                 self.in_flight -= got.bit_count() * flight.size
-                record = flight.record
-                record.waiting -= got.bit_count()
-                if record.waiting <= 0 and record.header.number in self.records:
-                    record.hinted_at = now
-                    self._hinted_records[record.header.number] = record
                 if flight.first + high > self._largest_hinted:
                     self._largest_hinted = flight.first + high
                     self._largest_sent_at = flight.sent_at
@@ -396,6 +404,8 @@ class Recovery:
         return progress
 
     def _retire(self, record: SentRecord) -> None:
+        if record.probe:
+            self.path.discovery.on_probe_gone()
         for flight in record.flights:
             if flight.pending:
                 self.in_flight -= flight.pending.bit_count() * flight.size

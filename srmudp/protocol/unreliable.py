@@ -6,11 +6,14 @@ from collections import Counter, OrderedDict, deque
 from typing import Final
 
 from ..wire.frames import MAX_PART_HEADER, UnreliablePart, serialise
+from .credit import OVERHEAD
 from .events import Failure
-from .receiving import IncomingMessage
+from .receiving import MAX_GAPS, IncomingMessage
 
 MAX_PARTIAL: Final = 64
 """Unfinished messages kept; the oldest goes first."""
+MAX_PARTS: Final = 256
+"""Parts put into one record; with those of reliable messages well below what a reader takes."""
 
 
 class OutgoingUnreliable:
@@ -43,7 +46,8 @@ class UnreliableSendHalf:
         """Queue a message, or settle it as dropped where the queue is full."""
         message = self._unsettled[self._next] = OutgoingUnreliable(token, channel, content, expires, self._next)
         self._next += 1
-        if self.queued_bytes and self.queued_bytes + len(content) > self._limit:
+        # A message costs more memory than its content.
+        if self._queue and self.queued_bytes + len(content) + OVERHEAD * len(self._queue) > self._limit:
             self._settle(message, Failure.DROPPED)
             return
         self.queued_bytes += len(content)
@@ -62,7 +66,7 @@ class UnreliableSendHalf:
     def fill(self, room: int, out: list[bytes | memoryview], carried: list[OutgoingUnreliable], now: float) -> int:
         """Append parts of at most ``room`` bytes together; returns the bytes appended."""
         used = 0
-        while self._queue and room - used > MAX_PART_HEADER:
+        while self._queue and room - used > MAX_PART_HEADER and len(carried) < MAX_PARTS:
             message = self._queue[0]
             if message.expires is not None and message.expires <= now and not message.sent:
                 self._queue.popleft()
@@ -114,8 +118,9 @@ class UnreliableReceiveHalf:
         self._drops = drops
         self._partial: OrderedDict[int, IncomingMessage] = OrderedDict()
         self._partial_bytes = 0
+        self._gaps = 0
         self._finished: OrderedDict[int, None] = OrderedDict()
-        self.waiting_bytes = 0
+        self.waiting_bytes = 0  # of messages handed out and not taken, OVERHEAD included
 
     def on_part(self, part: UnreliablePart) -> bytes | None:
         """Take in a part; returns the message if that was the last one missing."""
@@ -130,9 +135,10 @@ class UnreliableReceiveHalf:
         if message.total != part.total:
             self._drops["unreliable_inconsistent"] += 1
             return None
-        before = message.have
+        before, gaps = message.have, message.gaps
         message.add(part.offset, part.data)
         self._partial_bytes += message.have - before
+        self._gaps += message.gaps - gaps
         if message.have == message.total:
             del self._partial[part.identifier]
             self._partial_bytes -= message.have
@@ -140,19 +146,24 @@ class UnreliableReceiveHalf:
             if len(self._finished) > 1024:
                 self._finished.popitem(last=False)
             content = message.content()
-            if self.waiting_bytes and self.waiting_bytes + len(content) > self._limit:
+            if self.waiting_bytes and self.waiting_bytes + OVERHEAD + len(content) > self._limit:
                 self._drops["unreliable_queue_full"] += 1
                 return None
-            self.waiting_bytes += len(content)
+            self.waiting_bytes += OVERHEAD + len(content)
             return content
-        while len(self._partial) > MAX_PARTIAL or self._partial_bytes > self._limit:
+        while len(self._partial) > MAX_PARTIAL or self._partial_bytes > self._limit or self._gaps > MAX_GAPS:
             _, dropped = self._partial.popitem(last=False)
             self._partial_bytes -= dropped.have
+            self._gaps -= dropped.gaps
             self._drops["unreliable_incomplete"] += 1
         return None
+
+    def on_taken(self, size: int) -> None:
+        """The application has a message of ``size`` bytes that ``on_part`` returned."""
+        self.waiting_bytes -= OVERHEAD + size
 
     def restart(self) -> None:
         """A new instance numbers its messages anew."""
         self._partial.clear()
-        self._partial_bytes = 0
+        self._partial_bytes = self._gaps = 0
         self._finished.clear()

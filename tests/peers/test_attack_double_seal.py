@@ -37,7 +37,7 @@ def test_attack_69_watch_the_wire_under_loss(seed: int) -> None:
     net.run(2)
     assert arrived(b, a, 1) == [b"interactive %d" % n for n in range(30)]
     assert arrived(a, b, 1) == [b"answer %d" % n for n in range(30)]
-    watcher.check(records=300, resends=20)
+    watcher.check(records=300, resends=5)
     assert status(a, b).stats.datagrams_lost > 10
 
 

@@ -307,6 +307,24 @@ def test_attack_27_a_claimed_name_never_displaces_a_known_one(claimed: str) -> N
     assert names[other].peer_id == squatter.node.peer_id
 
 
+@pytest.mark.parametrize("claimed", ["\x1b[2Jbob", "bob\nadmin: yes", "b\u202eob", "\x9b31mbob", "bob\x00"])
+def test_attack_27_the_question_shows_a_clean_name(claimed: str) -> None:
+    """Attack 27: the name in the question whether to admit somebody holds nothing that a terminal obeys."""
+    net = SimNet(273)
+    a = make_node(net, "a", "10.0.0.1", accept=AcceptPolicy.ASK)
+    stranger = make_node(net, "stranger", "10.0.0.3", claimed=claimed)
+    add(stranger, a)
+    net.run(3)
+    (asked,) = events(a, EventKind.PENDING)
+    assert asked.peer_id == stranger.node.peer_id
+    assert asked.peer.isprintable()
+    assert "b" in asked.peer
+    assert arrived(a) == []
+    a.do(a.node.admit, stranger.node.peer_id, True)
+    assert net.run_until(lambda: status(stranger, a).established, 30)
+    assert all(name.isprintable() for name in a.node.statuses(net.now))
+
+
 def test_attack_27_a_stranger_came_first_and_then_the_name_is_added() -> None:
     """Attack 27: an admitted stranger that sits on a name does not become the peer that is added under it."""
     net = SimNet(271)

@@ -8,6 +8,7 @@ import tracemalloc
 
 import pytest
 
+from srmudp.config import Config
 from srmudp.crypto.backend import Backend
 from srmudp.crypto.protection import WINDOW
 from srmudp.models import Address, EventKind
@@ -103,9 +104,10 @@ def test_attack_1_every_replayed_datagram_is_counted() -> None:
     net.run(1)
     taken = record.of(RECORD, destination=b)
     b.gro = False
+    before = drops(b), drops(b, "replayed")
     replay(net, b, taken)
-    assert drops(b, "replayed") == len(taken)
-    assert drops(b) == len(taken)
+    assert drops(b, "replayed") == before[1] + len(taken)
+    assert drops(b) == before[0] + len(taken)
     alive(net, a, b)
 
 
@@ -284,12 +286,15 @@ def test_attack_5_packets_of_an_older_session() -> None:
         node.gro = False
         record.clear()
         replay(net, node, mine)
-        assert drops(node) == count + len(mine), dict(node.node.drops)
+        # A punch from the peer's own address is answered, for the peer may have been restarted; nothing comes of it.
+        punches = len({item.data for item in mine if item.kind == PUNCH})
+        assert count + len(mine) - punches <= drops(node) <= count + len(mine), dict(node.node.drops)
         assert drops(node, "unknown_index") >= len([item for item in mine if item.kind == RECORD])
         assert session_of(node, other).keys.opened == opened
         assert len(node.node._sessions) == sessions == 1
         assert len(node.of(MessageArrived)) == handed
-        assert record.of(PUNCH, PUBLIC_KEY, SHARED_KEY, source=node) == []
+        assert record.of(PUNCH, SHARED_KEY, source=node) == []
+        assert len(record.of(PUBLIC_KEY, source=node)) <= punches
     alive(net, a, b)
 
 
@@ -477,6 +482,62 @@ def test_attack_75_copied_segment_from_another_address() -> None:
     net.run(2)
     assert [item for item in record.items if item.destination == STRANGER] == []
     assert status(b, a).address == a.address
+    alive(net, a, b)
+
+
+@pytest.mark.parametrize("payload", [1, 60, 1162])
+def test_attack_17_forged_segments_fill_nothing(payload: int) -> None:
+    """Attack 17: segments of records that never were, from an observer: bounded memory and work, honest records pass.
+
+    Entries with more segments stay: a flood does not push out a long record that is half there.
+    """
+    net, a, b = pair(17)
+    connect(net, a, b)
+    net.run(1)
+    session, node, receiver = session_of(a, b), b.node, session_of(b, a).receiver
+    header, _, wire = session.seal(serialise(Ping()).ljust(3 * 1150, b"\x00"), 1200)
+    size = RECORD_OVERHEAD + header.size
+    honest = [wire[at : at + size] for at in range(0, len(wire), size)]
+    assert len(honest) == 3
+    for datagram in honest[:2]:
+        node.handle_batch(datagram, len(datagram), a.address, net.now)
+    local, first = session_of(b, a).local_index, receiver.largest + 2
+    started = time.process_time()
+    for number in range(10_000):
+        count = 2 + number % 43
+        segment = count - 1 if payload == 1 else number % (count - 1)
+        forged = RecordHeader(0, local, first + number, number % 60_000, count, max(payload, 60)).pack()
+        datagram = forged + bytes((segment,)) + bytes(payload)
+        node.handle_batch(datagram, len(datagram), STRANGER, net.now)
+    assert (time.process_time() - started) / 10_000 < 0.0005
+    assert len(receiver._partials) <= 4096
+    assert receiver._partial_bytes <= Config().connection_window
+    assert drops(b, "reassembly_full") >= 10_000 - 4096
+    opened = session_of(b, a).keys.opened
+    node.handle_batch(honest[2], len(honest[2]), a.address, net.now)
+    assert session_of(b, a).keys.opened == opened + 1
+    alive(net, a, b)
+
+
+def test_attack_36_acks_for_forged_segments_are_small() -> None:
+    """Attacks 36 and 74: what an observer's forged segments provoke goes along the honest path, and is little."""
+    net, a, b = pair(36)
+    connect(net, a, b)
+    net.run(1)
+    record, rng = Recorder(net), random.Random(36)
+    came = 0
+    for _ in range(300):
+        for _ in range(2):
+            receiver = session_of(b, a).receiver
+            number, first = receiver.largest + 1 + rng.randrange(50_000), rng.randrange(60_000)
+            forged = RecordHeader(0, session_of(b, a).local_index, number, first, 2, 1162).pack() + b"\x01x"
+            came += len(forged)
+            net.inject(STRANGER, b.address, forged)
+        net.run(0.001)
+    answers = record.of(source=b)
+    assert answers
+    assert all(item.destination == a.address for item in answers)
+    assert sum(len(item.data) for item in answers) <= 3 * came
     alive(net, a, b)
 
 

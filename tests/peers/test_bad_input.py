@@ -58,7 +58,7 @@ STRANGER = Address("198.51.100.66", 6666)
 REASONS = frozenset(
     {
         *("empty", "unknown_type", "unknown_version", "malformed", "unknown_index"),
-        *("unsolicited_punch", "bad_public_key", "bad_shared_key", "duplicate_handshake"),
+        *("unsolicited_punch", "bad_punch", "bad_public_key", "bad_shared_key", "duplicate_handshake"),
         *("bad_tag", "replayed", "unknown_epoch", "implausible_record", "implausible_transmission"),
         *("duplicate_segment", "reassembly_full"),
     }
@@ -362,7 +362,7 @@ def test_every_reason_has_its_counter() -> None:
         (message(PUNCH, PUNCH_SIZE - 1), "malformed"),
         (message(PUNCH, PUNCH_SIZE + 1), "malformed"),
         (message(PUNCH, PUNCH_SIZE, index=0), "malformed"),
-        (message(PUNCH, PUNCH_SIZE), "unsolicited_punch"),
+        (message(PUNCH, PUNCH_SIZE), "bad_punch"),  # an ephemeral key of zeros, from the peer's own address
         (message(PUBLIC_KEY, MIN_PUBLIC_KEY - 1), "malformed"),
         (message(PUBLIC_KEY, MIN_PUBLIC_KEY), "unknown_index"),
         (message(SHARED_KEY, MIN_SHARED_KEY - 1), "malformed"),
@@ -386,6 +386,7 @@ def test_every_reason_has_its_counter() -> None:
     ]
     for datagram, reason in table:
         assert refused(b, datagram, a.address) == reason, datagram[:40].hex()
+    assert refused(b, message(PUNCH, PUNCH_SIZE), STRANGER) == "unsolicited_punch"
     segment = record(largest + 3, count=3)[:70]
     give(b, segment, a.address)
     assert refused(b, segment, a.address) == "duplicate_segment"

@@ -118,6 +118,20 @@ def test_timers_that_fire_late_kill_no_connection() -> None:
     assert status(a, b).stats.datagrams_lost == 0
 
 
+@pytest.mark.parametrize("max_mtu", [1200, 1472])
+def test_the_search_for_a_larger_mtu_begins_anew_in_the_middle_of_a_paced_transfer(max_mtu: int) -> None:
+    """Ten minutes after the first search ended (RFC 8899, PMTU_RAISE_TIMER)."""
+    link = Link(latency=0.01, rate=2e6, queue_bytes=200_000)
+    net = SimNet(127, link=link, livelock=3000)
+    a = make_node(net, "a", "10.0.0.1", max_mtu=max_mtu)
+    b = make_node(net, "b", "10.0.0.2", max_mtu=max_mtu)
+    connect(net, a, b)
+    net.run(599.7)
+    for number in range(3):
+        transfer(net, a, b, random.Random(number).randbytes(400_000))
+    assert net.now > 1600.5
+
+
 def test_sleep_and_resume_reconnects() -> None:
     net, a, b = pair(125)
     net.run(1)

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 
 import pytest
 
-from srmudp.crypto.backend import select_backend
-from srmudp.crypto.noise import SessionSecrets
 from srmudp.exceptions import LocalProtocolError
-from srmudp.models import PeerId
-from srmudp.protocol.handshake import Agreed
 from srmudp.protocol.records import Opened
 from srmudp.protocol.session import Session, segment_room, single_room
 from srmudp.wire.packet import (
@@ -19,31 +14,16 @@ from srmudp.wire.packet import (
     RECORD_OVERHEAD,
     RESEND_OVERHEAD,
     TAG,
-    Hello,
     parse_run,
     parse_segment,
     resend_segment,
 )
-from tests.endpoints import FaultyBackend, identity
+from tests.connections import make_sessions
+from tests.endpoints import FaultyBackend
 
 
 def make_pair(backend: FaultyBackend | None = None) -> tuple[Session, Session]:
-    """Two sessions with each other's keys; indices 1 and 2."""
-    one, two = random.Random("one").randbytes(32), random.Random("two").randbytes(32)
-    who: PeerId = identity("somebody").peer_id
-    drops: Counter[str] = Counter()
-    sessions = []
-    for initiator, send_key, receive_key, local, remote in ((True, one, two, 1, 2), (False, two, one, 2, 1)):
-        agreed = Agreed(
-            initiator,
-            local,
-            Hello(who, bytes(16), 1, False, "", remote),
-            1,
-            bytes(32),
-            SessionSecrets(send_key, receive_key, bytes(32), bytes(32)),
-        )
-        sessions.append(Session(backend or select_backend(), agreed, drops, 1 << 20, 5.0))
-    return sessions[0], sessions[1]
+    return make_sessions(backend=backend, now=5.0)
 
 
 def cut(wire: bytes, size: int) -> list[bytes]:

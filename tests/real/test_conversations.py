@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from srmudp import Config, EventKind, Identity, MultiHolepunchSocket, PeerEvent, PeerState
+from srmudp import Config, Delivery, EventKind, Identity, MultiHolepunchSocket, PeerEvent, PeerState
 from tests.real.helpers import (
     BACKENDS,
     DEADLINE,
@@ -285,7 +285,7 @@ def test_a_reader_that_stops_stops_its_sender_alone(make: Make) -> None:
     c.add_peer("a", at(a))
     assert a.wait_connected(["b", "c"], DEADLINE)
     chunk = content(32 * 1024)
-    queued = []
+    queued: list[Delivery] = []
 
     def fill() -> None:
         while len(queued) < 1000:

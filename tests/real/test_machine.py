@@ -14,14 +14,18 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
+import srmudp
 from srmudp import Config, Identity, Message, SrmudpError, impaired
+from srmudp.crypto import keys
 from srmudp.crypto.backend import Backend, select_backend
 from srmudp.models import Address
+from srmudp.sockets import multi
 from tests.endpoints import WireWatcher
 from tests.real.helpers import (
     DEADLINE,
@@ -35,6 +39,8 @@ from tests.real.helpers import (
     receive,
     state,
 )
+
+PACKAGE = str(Path(srmudp.__file__).parent)
 
 # --- 42: the wall clock ---
 
@@ -163,12 +169,9 @@ def reachable(*roots: object) -> dict[int, object]:
 def test_attack_45_nothing_secret_in_logs_and_reprs(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Attack 45: a whole conversation at DEBUG, and what every object inside says of itself: no key, hash or payload."""
+    """Attack 45: a whole conversation at DEBUG, and what all objects inside say of themselves: no key, no payload."""
     secrets: set[bytes] = set()
-    import srmudp.crypto.keys
-    import srmudp.sockets.multi
-
-    for module in (srmudp.sockets.multi, srmudp.crypto.keys):
+    for module in (multi, keys):
         monkeypatch.setattr(module, "select_backend", lambda name="auto": Spy(select_backend(name), secrets))
     caplog.set_level(logging.DEBUG)
     who = Identity.generate()
@@ -202,13 +205,13 @@ def test_attack_45_nothing_secret_in_logs_and_reprs(
     assert kinds >= {"MultiHolepunchSocket", "Engine", "Driver", "Endpoint", "Peer", "Session", "Identity", "Agreed"}
     shown = [repr(a), repr(b), repr(who)]
     shown += [text for thing in objects.values() for text in (repr(thing), str(thing))]
-    a.close()
-    b.close()
+    a.close(0.1)  # some messages are not read: their number is logged
+    b.close(0.1)
     logged = [record.getMessage() for record in caplog.records if record.name.partition(".")[0] == "srmudp"]
     logged += [logging.Formatter().format(record) for record in caplog.records if record.name.startswith("srmudp")]
     assert logged, "nothing was logged at all"
     assert len(secrets) > 8
-    everything = "\n".join(logged + shown + texts)
+    everything = "\n".join({*logged, *shown, *texts})
     for secret in secrets:
         assert len(secret) == 32
         for form in forms(secret):
@@ -240,7 +243,7 @@ def test_attack_69_a_thousand_interrupts(make: Make) -> None:
     join(a, b)
     rng = random.Random(69)
     pool = rng.randbytes(50_000)
-    sizes = (0, 10, 10, 10, 1000, 3000, 40_000)
+    sizes = (0, 10, 10, 10, 10, 1000, 3000, 20_000)
     armed = False
     returned: list[int] = []
     number = inside = 0
@@ -253,7 +256,7 @@ def test_attack_69_a_thousand_interrupts(make: Make) -> None:
     before = signal.signal(signal.SIGALRM, alarm)
     try:
         for strike in range(wanted):
-            if strike % 3 == 0:
+            if strike % 8:  # now and then it strikes while connecting
                 assert a.wait_connected("b", DEADLINE), state(a)
             try:
                 armed = True
@@ -264,7 +267,7 @@ def test_attack_69_a_thousand_interrupts(make: Make) -> None:
                     returned.append(number)
             except KeyboardInterrupt as error:
                 armed = False
-                inside += any("srmudp" in frame.filename for frame in traceback.extract_tb(error.__traceback__)[1:])
+                inside += any(f.f_code.co_filename.startswith(PACKAGE) for f, _ in traceback.walk_tb(error.__traceback__))
     finally:
         armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
