@@ -175,8 +175,7 @@ def test_the_first_program_with_peers_that_come_three_seconds_later(tmp_path: Pa
 # --- two people ---
 
 
-@pytest.mark.parametrize("first", ["alice", "bob"])
-@pytest.mark.parametrize("prefix", ["readme_", ""])
+@pytest.mark.parametrize(("prefix", "first"), [("readme_", "alice"), ("", "bob")])
 def test_two_people_on_two_machines(prefix: str, first: str, tmp_path: Path) -> None:
     to_alice, to_bob = free_ports(2)
     changes = {
@@ -395,6 +394,7 @@ def test_reasons_quoted_in_the_documents_are_those_the_library_gives() -> None:
     for text in (
         "no answer yet: is the other program running, and has it added us?",
         "another key than the pinned one answered",
+        "our own punch came back",
         "it refused our identity",
         "it removed us",
         "its program ended",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import runpy
 import signal
 import sys
 from pathlib import Path
@@ -35,9 +36,14 @@ def test_there_are_three_short_programs() -> None:
 
 
 @pytest.mark.parametrize("name", ["echo.py", "notes.py", "sensors.py"])
-def test_every_program_explains_itself(name: str, tmp_path: Path) -> None:
-    with Program([EXAMPLES / name, "--help"], tmp_path) as program:
-        assert "usage: " + name in program.finish()
+def test_every_program_explains_itself(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    assert end.value.code == 0
+    assert f"usage: {name}" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to a single process")

@@ -103,6 +103,7 @@ class Endpoint:
         self._receiving: dict[int, Peer] = {}  # peers with records since the last burst end
         self._closed = False
         self._at_work: Peer | None = None  # whose state is being changed, for handle_interrupted
+        self._taking: Receipt | None = None  # a message that is being taken, likewise
 
     # --- input
 
@@ -165,6 +166,7 @@ class Endpoint:
         queued is sent again under its keys.
         """
         peer, self._at_work = self._at_work, None
+        taking, self._taking = self._taking, None
         if self._closed:
             return
         # The queues may have been interrupted between two steps as well: every peer is looked at anew.
@@ -178,6 +180,9 @@ class Endpoint:
             self.touch(other)
         if peer is not None:
             peer.recover(now)
+        if taking is not None and taking.sequence >= 0:
+            # Nobody would say so again, and none after it in its channel could ever be delivered.
+            taking.peer.on_taken(taking, now)
 
     # --- commands
 
@@ -362,7 +367,9 @@ class Endpoint:
         receipt = event.receipt
         assert isinstance(receipt, Receipt)
         self._at_work = receipt.peer
+        self._taking = receipt
         receipt.peer.on_taken(receipt, now)
+        self._taking = None
         self.touch(receipt.peer)
 
     def everyone(self, now: float) -> list[str]:

@@ -163,7 +163,9 @@ class Peer:
         self.state = PeerState.CONNECTING
         self.since = now  # when connecting or reconnecting began
         self.failure: str | None = None
-        self.connection = Connection(endpoint.config, endpoint.drops, endpoint.budget, endpoint.random(8))
+        self.connection = Connection(
+            endpoint.config, endpoint.drops, endpoint.budget, endpoint.random(8), lambda: endpoint.touch(self)
+        )
         self.attempt: Attempt | None = None
         self.candidate: Session | None = None
         self.candidate_source: Address | None = None
@@ -721,6 +723,7 @@ class Peer:
             self.lose("interrupted; connecting anew", now)
             self.next_attempt_at = now
         self.connection.sending.recount()
+        self.connection.receiving.recount()
         self.connection.unreliable_out.fail_all(Failure.LOST)
 
     # --- output

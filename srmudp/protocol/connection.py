@@ -60,6 +60,8 @@ SUCCESS_SHARE: Final = 0.8
 PING_EVERY: Final = 8
 """Every so many acks without anything else ask for an ack themselves, so that old ranges can be forgotten."""
 
+MAX_CONTROLS: Final = 200
+"""Control frames put into one record; with the parts of messages still below what a reader takes."""
 NO_MEMORY: Final = bytes(8)
 BRIEF_CHANNELS: Final = 4
 """Channels stated in an ESTABLISHED at most: it must not be larger than the SHARED_KEY it answers."""
@@ -72,12 +74,21 @@ class Connection:
 
     Args:
         memory: 8 fresh random bytes: what we remember of the peer begins here.
+        wake: called when something became ready to be sent by what happened to another peer.
     """
 
-    def __init__(self, config: Config, drops: Counter[str], budget: ReceiveBudget, memory: bytes) -> None:
+    def __init__(
+        self,
+        config: Config,
+        drops: Counter[str],
+        budget: ReceiveBudget,
+        memory: bytes,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
         self._config = config
         self._drops = drops
         self._budget = budget
+        self._wake = wake
         self.sending = SendHalf()
         self.receiving = ReceiveHalf(config, budget, self._on_budget_freed)
         self.unreliable_out = UnreliableSendHalf(config.unreliable_queue)
@@ -138,6 +149,8 @@ class Connection:
 
     def all_taken(self) -> list[Frame]:
         """How far the application got in each channel, for a goodbye: nothing is sent after it, nor sent again."""
+        if not self._peer_started:
+            return []  # it may be another life of the peer that sent them
         return [Taken(number, channel.taken) for number, channel in self.receiving.channels.items() if channel.taken]
 
     def ping(self) -> None:
@@ -393,7 +406,9 @@ class Connection:
 
     def _on_budget_freed(self) -> None:
         self.receiving.retry_grants()
-        self._urgent = True
+        if self.receiving.grants_dirty:
+            self._urgent = True
+            self._wake()
 
     # --- timers
 
@@ -548,7 +563,7 @@ class Connection:
         def add(frame: Frame) -> bool:
             nonlocal room
             data = serialise(frame)
-            if len(data) > room:
+            if len(data) > room or len(out) >= MAX_CONTROLS:
                 return False
             room -= len(data)
             out.append(data)
@@ -589,6 +604,17 @@ class Connection:
 
     def _add_controls(self, add: Callable[[Frame], bool]) -> bool:
         """Append waiting control frames; returns False if some found no room."""
+        # What was sent and taken may concern another life of the peer. After its SessionStart we know.
+        if self._peer_started and not self._add_news(add):
+            return False
+        while self._controls:
+            if not add(self._controls[0]):
+                return False
+            self._controls.popleft()
+        return True
+
+    def _add_news(self, add: Callable[[Frame], bool]) -> bool:
+        """Append what is to be told of messages; returns False if some of it found no room."""
         receiving = self.receiving
         for channel in list(receiving.taken_dirty):
             if not add(Taken(channel, receiving.channels[channel].taken)):
@@ -604,10 +630,6 @@ class Connection:
             if not add(Withdrawn(channel, sequence)):
                 return False
             del self.sending.withdrawals[(channel, sequence)]
-        while self._controls:
-            if not add(self._controls[0]):
-                return False
-            self._controls.popleft()
         return True
 
     def _seal(
@@ -690,7 +712,9 @@ class Connection:
         assert session is not None
         assert recovery is not None
         assert path is not None
-        for record in recovery.oldest(1):
+        # If nothing comes back for long, our address may have changed: only a new record of one datagram proposes that.
+        wanted = 0 if recovery.probes > 1 and not self._probes_due else 1
+        for record in recovery.oldest(wanted):
             if record.header.count > 1:
                 pending = [
                     segment

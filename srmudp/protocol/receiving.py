@@ -251,23 +251,43 @@ class ReceiveHalf:
         channel = self.channels.get(number)
         if channel is None or not channel.taken <= sequence < channel.expected or sequence in channel.taken_ahead:
             return
+        # That it was taken is noted first: what an interrupt leaves of the rest, recount() makes up for.
+        if sequence == channel.taken:
+            channel.taken += 1
+            while channel.taken in channel.taken_ahead:
+                channel.taken += 1
+                channel.taken_ahead.discard(channel.taken - 1)
+            self.taken_dirty[number] = None
+        else:
+            channel.taken_ahead.add(sequence)
         self._handed_out -= 1
+        self._release(channel, sequence)
+        if not self._handed_out and self.charged:
+            self.retry_grants()
+
+    def _release(self, channel: ReceiveChannel, sequence: int) -> None:
+        """A message was taken: return its charge and its part of the budget."""
         message, charge = channel.charges.pop(sequence)
         channel.charged -= charge
         self.charged -= charge
         self.taken_bytes += charge + message.grant
+        self.grants_dirty.pop((channel.number, sequence), None)
         self._budget.give_back(message, message.grant)
-        self.grants_dirty.pop((number, sequence), None)
-        if sequence == channel.taken:
-            channel.taken += 1
+
+    def recount(self) -> None:
+        """Derive the sums anew from the messages themselves, after a call was interrupted half way."""
+        self._handed_out = 0
+        for channel in self.channels.values():
             while channel.taken in channel.taken_ahead:
-                channel.taken_ahead.discard(channel.taken)
                 channel.taken += 1
-            self.taken_dirty[number] = None
-        else:
-            channel.taken_ahead.add(sequence)
-        if not self._handed_out and self.charged:
-            self.retry_grants()
+            channel.taken_ahead = {sequence for sequence in channel.taken_ahead if sequence > channel.taken}
+            self._handed_out += channel.expected - channel.taken - len(channel.taken_ahead)
+            self.taken_dirty[channel.number] = None
+            for sequence in list(channel.charges):
+                if sequence < channel.taken or sequence in channel.taken_ahead:
+                    self._release(channel, sequence)
+            channel.charged = sum(charge for _, charge in channel.charges.values())
+        self.charged = sum(channel.charged for channel in self.channels.values())
 
     def retry_grants(self) -> None:
         """Ask the budget again for every message that was refused."""
@@ -308,8 +328,7 @@ class ReceiveHalf:
         """
         window = self._config.channel_window
         if message.total + OVERHEAD <= window and (
-            self._handed_out
-            or (channel.charged <= window // 2 and self.charged <= self._config.connection_window // 2)
+            self._handed_out or (channel.charged <= window // 2 and self.charged <= self._config.connection_window // 2)
         ):
             return
         if sequence != channel.oldest():

@@ -11,6 +11,7 @@ import pytest
 from srmudp.config import Config
 from srmudp.crypto.backend import Backend
 from srmudp.crypto.protection import WINDOW
+from srmudp.exceptions import AuthenticationError
 from srmudp.models import Address, EventKind
 from srmudp.peers.endpoint import Endpoint
 from srmudp.protocol.events import MessageArrived
@@ -261,6 +262,24 @@ def test_attack_4_reflected_packets(backend: Backend) -> None:
         assert drops(node, "bad_tag") >= before[2] + len(ahead)
         assert session_of(node, other).keys.opened == records
         assert len(node.of(MessageArrived)) == before[0]
+    alive(net, a, b)
+
+
+def test_attack_4_two_keys_for_two_directions(backend: Backend) -> None:
+    """Attack 4: even with the same header and number a side cannot open what it sealed; the other side can."""
+    net, a, b = pair(61, backend=backend)
+    connect(net, a, b)
+    alive(net, a, b)
+    header, plaintext = bytes(29), b"pay 100 to B"
+    sealed = {}
+    for node, other in ((a, b), (b, a)):
+        session = session_of(node, other)
+        session.next_number = 5001
+        sealed[node] = session.keys.seal(5000, header, plaintext)
+        with pytest.raises(AuthenticationError):
+            session.keys.open(5000, header, sealed[node])
+        assert session_of(other, node).keys.open(5000, header, sealed[node]) == plaintext
+    assert sealed[a] != sealed[b]
     alive(net, a, b)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
+from types import FrameType
+from typing import TypeVar
 
 import pytest
 
+from srmudp.config import Config
 from srmudp.models import EventKind
-from srmudp.protocol.events import MessageSettled
+from srmudp.protocol.events import MessageArrived, MessageSettled
 from srmudp.wire.packet import PUNCH
 from tests.endpoints import (
     LINK,
@@ -22,10 +26,15 @@ from tests.endpoints import (
     kinds,
     make_node,
     pair,
+    peer_of,
     send,
+    settled,
+    status,
     until,
 )
 from tests.simnet import Link, SimNet, SimNode
+
+T = TypeVar("T")
 
 
 class Interrupter:
@@ -115,3 +124,151 @@ def test_an_interrupt_between_two_calls_costs_no_other_peer_its_session() -> Non
     assert all(event.peer == "c" for event in events(a, EventKind.LOST))
     alive(net, a, b, size=1000)
     alive(net, a, c, size=1000)
+
+
+# --- at every line ---
+
+
+class AtLine:
+    """Raises KeyboardInterrupt before the n-th line that a call runs in the rooms of protocol and peers.
+
+    Attributes:
+        hits: where it was raised.
+    """
+
+    ROOMS = ("/srmudp/peers/", "/srmudp/protocol/")
+
+    def __init__(self, sim: SimNode) -> None:
+        self.sim = sim
+        self.hits: list[str] = []
+        self._left = 0
+
+    def _enter(self, frame: FrameType, event: str, argument: object) -> Callable[..., object] | None:
+        return self._line if any(room in frame.f_code.co_filename for room in self.ROOMS) else None
+
+    def _line(self, frame: FrameType, event: str, argument: object) -> Callable[..., object]:
+        if event == "line" and self._left:
+            self._left -= 1
+            if not self._left:
+                self.hits.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
+                raise KeyboardInterrupt
+        return self._line
+
+    def call(self, line: int, call: Callable[..., T], *arguments: object, **options: object) -> T | None:
+        """Call it; if it runs so many lines, it is interrupted and the endpoint told. None then."""
+        before = sys.gettrace()
+        self._left = line
+        try:
+            sys.settrace(self._enter)
+            return call(*arguments, **options)
+        except KeyboardInterrupt:
+            sys.settrace(before)
+            self.sim.node.handle_interrupted(self.sim.net.now)
+            return None
+        finally:
+            sys.settrace(before)
+            self._left = 0
+
+
+def test_sending_interrupted_at_every_line() -> None:
+    """Whether the interrupted message counts is open; what was queued before and after it arrives once, in order."""
+    line, done = 1, False
+    while not done:
+        net, a, b = pair(300)
+        strike = AtLine(a)
+        now = net.now
+        first = send(a, b, bytes(5000))
+        strike.call(line, a.node.send_message, "b", b"?", channel=0, reliable=True, ttl=5.0, now=now)
+        done = not strike.hits
+        last = send(a, b, b"last")
+        until(net, lambda first=first, last=last: settled(a, first) and settled(a, last), 10)  # type: ignore[misc]
+        assert [content for content in arrived(b) if content != b"?"] == [bytes(5000), b"last"], strike.hits
+        net.run(6)
+        assert a.node.pending == 0, strike.hits
+        assert status(a, b).queued == 0
+        line += 1
+    assert line > 20
+
+
+def test_taking_interrupted_at_every_line() -> None:
+    """The application was not given the message, so its socket hands it out and says taken once more."""
+    line, done = 1, False
+    while not done:
+        net = SimNet(301, link=LINK)
+        a = make_node(net, "a", "10.0.0.1")
+        b = make_node(net, "b", "10.0.0.2", on_event=None)
+        connect(net, a, b)
+        tokens = [send(a, b, b"%d" % number) for number in range(4)]
+        until(net, lambda b=b: len(b.of(MessageArrived)) == 4, 2)  # type: ignore[misc]
+        zero, one, two, three = b.of(MessageArrived)
+        strike = AtLine(b)
+        b.do(b.node.message_taken, two)
+        strike.call(line, b.node.message_taken, zero, net.now)
+        done = not strike.hits
+        for event in (zero, one, three):
+            b.do(b.node.message_taken, event)
+        until(net, lambda a=a: a.node.pending == 0, 10)  # type: ignore[misc]
+        assert [settled(a, token) for token in tokens] == [MessageSettled(token, "b", None) for token in tokens]
+        receiving = peer_of(b, a).connection.receiving
+        assert (receiving.charged, receiving.channels[0].charged, receiving.channels[0].taken) == (0, 0, 4), strike.hits
+        assert b.node.budget.free == b.node.config.receive_budget
+        net.run(5)
+        assert len(b.of(MessageArrived)) == 4
+        line += 1
+    assert line > 20
+
+
+def test_taking_of_a_large_message_interrupted_at_every_line() -> None:
+    """Its grant goes back to the budget once."""
+    config = Config(channel_window=64 * 1024, connection_window=64 * 1024, max_message_size=1 << 20)
+    line, done = 1, False
+    while not done:
+        net = SimNet(302, link=LINK)
+        a = make_node(net, "a", "10.0.0.1")
+        b = make_node(net, "b", "10.0.0.2", on_event=None, config=config)
+        connect(net, a, b)
+        send(a, b, bytes(100_000))
+        until(net, lambda b=b: b.of(MessageArrived), 5)  # type: ignore[misc]
+        strike = AtLine(b)
+        strike.call(line, b.node.message_taken, b.of(MessageArrived)[0], net.now)
+        done = not strike.hits
+        b.do(b.node.message_taken, b.of(MessageArrived)[0])
+        until(net, lambda a=a: a.node.pending == 0, 10)  # type: ignore[misc]
+        assert b.node.budget.free == config.receive_budget, strike.hits
+        assert peer_of(b, a).connection.receiving.charged == 0, strike.hits
+        line += 2
+    assert line > 20
+
+
+@pytest.mark.parametrize("seed", range(303, 307))
+def test_output_timers_and_input_interrupted_at_random_lines(seed: int) -> None:
+    net = SimNet(seed, link=Link(latency=0.005, loss=0.01))
+    watcher = WireWatcher(net)
+    a, b = make_node(net, "a", "10.0.0.1"), make_node(net, "b", "10.0.0.2")
+    connect(net, a, b)
+    rng = random.Random(seed)
+    strike = AtLine(a)
+    active = True
+
+    def struck(call: Callable[..., object]) -> Callable[..., object]:
+        def inner(*arguments: object) -> object:
+            if active and rng.random() < 0.03:
+                return strike.call(1 + int(rng.expovariate(1 / 40)), call, *arguments)
+            return call(*arguments)
+
+        return inner
+
+    for name in ("poll_transmit", "handle_timer", "handle_burst_end", "handle_batch"):
+        setattr(a.node, name, struck(getattr(a.node, name)))
+    contents = [rng.randbytes(rng.choice((0, 10, 2000, 20_000))) for _ in range(60)]
+    for number, content in enumerate(contents):
+        send(a, b, content, channel=number % 2)
+        send(b, a, content, channel=number % 2)
+        net.run(0.02)
+    active = False
+    until(net, lambda: a.node.pending == b.node.pending == 0, 60)
+    assert len(strike.hits) > 10
+    for channel in range(2):
+        assert arrived(a, channel=channel) == arrived(b, channel=channel) == contents[channel::2], strike.hits
+    assert all(event.failure is None for sim in (a, b) for event in sim.of(MessageSettled))
+    watcher.check()

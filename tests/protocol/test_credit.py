@@ -10,9 +10,12 @@ import pytest
 from srmudp.config import Config
 from srmudp.exceptions import RemoteProtocolError
 from srmudp.protocol.credit import OVERHEAD, ReceiveBudget
+from srmudp.protocol.events import MessageArrived
 from srmudp.protocol.receiving import ReceiveHalf
 from srmudp.protocol.sending import Chunk, SendHalf
 from srmudp.wire.frames import MessagePart, parse_frames
+from tests.endpoints import connect, make_node, send, settled
+from tests.simnet import Link, SimNet
 
 WINDOW = 64 * 1024
 
@@ -250,7 +253,8 @@ def test_slow_readers_and_mixed_sizes_never_deadlock(seed: int) -> None:
     pair = Pair(connection=2 * WINDOW, budget=ReceiveBudget(1 << 20, 1 << 20))
     count = 150
     for _ in range(count):
-        pair.send(bytes(rng.choice((0, 1, 300, 5000, WINDOW // 2, WINDOW - OVERHEAD, WINDOW, 3 * WINDOW))), rng.randrange(5))
+        size = rng.choice((0, 1, 300, 5000, WINDOW // 2, WINDOW - OVERHEAD, WINDOW, 3 * WINDOW))
+        pair.send(bytes(size), rng.randrange(5))
     idle = 0
     while idle < 50:
         parts = pair.fill(rng.choice((100, 1200, 9000)))
@@ -305,7 +309,7 @@ def test_a_grant_frees_the_connection_for_other_channels() -> None:
     assert not chunks
     assert not sender.has_work
     sender.on_grant(0, 0, WINDOW)
-    while sender.has_work:
+    for _ in range(20):
         sender.fill(10_000, out, chunks, one_channel=False)
     assert 3 in {message.token for message, _, _ in chunks}
 
@@ -313,9 +317,14 @@ def test_a_grant_frees_the_connection_for_other_channels() -> None:
 # --- violations (attack 20)
 
 
+def receiving(connection_window: int) -> ReceiveHalf:
+    config = Config(channel_window=WINDOW, connection_window=connection_window)
+    return ReceiveHalf(config, ReceiveBudget(1 << 20, 0), lambda: None)
+
+
 def test_more_than_a_channel_window_is_refused() -> None:
     """Attack 20."""
-    receiver = ReceiveHalf(Config(channel_window=WINDOW, connection_window=4 * WINDOW), ReceiveBudget(1 << 20, 0), id)  # type: ignore[arg-type]
+    receiver = receiving(4 * WINDOW)
     receiver.on_part(MessagePart(0, 0, 0, WINDOW - OVERHEAD, bytes(WINDOW - OVERHEAD)))
     with pytest.raises(RemoteProtocolError):
         receiver.on_part(MessagePart(0, 1, 0, 0, b""))
@@ -323,7 +332,7 @@ def test_more_than_a_channel_window_is_refused() -> None:
 
 def test_more_than_the_window_of_the_connection_is_refused() -> None:
     """Attack 20."""
-    receiver = ReceiveHalf(Config(channel_window=WINDOW, connection_window=2 * WINDOW), ReceiveBudget(1 << 20, 0), id)  # type: ignore[arg-type]
+    receiver = receiving(2 * WINDOW)
     for number in range(2):
         receiver.on_part(MessagePart(number, 0, 0, WINDOW - OVERHEAD, bytes(WINDOW - OVERHEAD)))
     with pytest.raises(RemoteProtocolError):
@@ -346,3 +355,32 @@ def test_more_than_was_granted_is_refused() -> None:
     strict.on_part(MessagePart(0, 0, 0, 1 << 20, bytes(1000)))
     with pytest.raises(RemoteProtocolError):
         strict.on_part(MessagePart(0, 0, highest, 1 << 20, b"x"))
+
+
+# --- between peers
+
+
+def test_what_one_peer_gives_back_reaches_another_at_once() -> None:
+    """The budget bears one message; the second peer waits for a grant and nothing but the first's being taken helps."""
+    net = SimNet(seed=3, link=Link(latency=0.01))
+    config = Config(max_message_size=1 << 20, receive_budget=1 << 20, channel_window=1 << 16, connection_window=1 << 17)
+    held: list[MessageArrived] = []
+
+    def hold(sim: object, event: object) -> None:
+        if isinstance(event, MessageArrived):
+            held.append(event)
+
+    receiver = make_node(net, "receiver", "10.0.0.9", config=config, on_event=hold)
+    senders = [make_node(net, f"sender{number}", f"10.0.0.{number + 1}", config=config) for number in range(2)]
+    for sender in senders:
+        connect(net, sender, receiver)
+    tokens = [send(sender, receiver, bytes(1 << 20)) for sender in senders]
+    assert net.run_until(lambda: held, 5.0)
+    net.run_until(lambda: False, 3.0)
+    assert len(held) == 1
+    receiver.do(receiver.node.message_taken, held.pop())
+    began = net.now
+    assert net.run_until(lambda: held, 15.0)
+    assert net.now - began < 1.0
+    receiver.do(receiver.node.message_taken, held.pop())
+    assert net.run_until(lambda: all(map(settled, senders, tokens)), 1.0)

@@ -226,8 +226,9 @@ def test_an_unknown_epoch_opens_nothing() -> None:
     for segment in Record(header, record.ciphertext, b"").segments:
         assert ends.receiver.on_segment(segment, 1.0) is None
     single = ends.seal()
-    assert ends.receiver.on_segment(Record(single.header._replace(epoch=1), single.ciphertext, b"").segments[0], 1.0) is None
-    assert ends.drops == Counter(implausible_record=2 + record.header.count - 2 + 0, unknown_epoch=1)
+    other = Record(single.header._replace(epoch=1), single.ciphertext, b"")
+    assert ends.receiver.on_segment(other.segments[0], 1.0) is None
+    assert ends.drops == Counter(implausible_record=record.header.count, unknown_epoch=1)
     ends.open(single)
 
 
@@ -282,8 +283,9 @@ def test_forged_single_datagrams_leave_no_trace() -> None:
     ends = Ends()
     ends.open(ends.seal())
     single = ends.seal()
+    forged = Record(single.header, bytes(len(single.ciphertext)), b"").segments[0]
     for _ in range(10):
-        assert ends.receiver.on_segment(Record(single.header, bytes(len(single.ciphertext)), b"").segments[0], 1.0) is None
+        assert ends.receiver.on_segment(forged, 1.0) is None
     assert ends.drops == Counter(bad_tag=10)
     ack = ends.receiver.build_ack(1.0)
     assert ack is not None

@@ -329,7 +329,7 @@ def test_hints_deliver_nothing() -> None:
     sender = Sender()
     record = sender.send(0.0, 4)
     outcome = sender.ack(0.05, [], range(4))
-    assert not (outcome.opened or outcome.again)
+    assert [*outcome.opened, *outcome.again] == []
     assert sender.recovery.in_flight == 0
     assert sender.recovery.records == {0: record}
     assert all(sample.acked_bytes == 0 for sample in sender.controller.samples)
@@ -385,7 +385,7 @@ def test_hints_that_cannot_be_true_are_ignored() -> None:
     sender.send(0.0)
     huge = 1 << 61
     outcome = sender.ack(0.1, [], [huge, huge - 5, 1, 2, 3])
-    assert not (outcome.opened or outcome.again or outcome.lost_segments)
+    assert [*outcome.opened, *outcome.again, *outcome.lost_segments] == []
     assert sender.recovery.in_flight == SIZE
     assert not sender.recovery._hinted
 

@@ -22,6 +22,9 @@ from srmudp.transports.base import Batch, Transport
 DEADLINE = 10.0
 """Seconds after which whatever a test waits for counts as never happening."""
 
+ETHERNET = 1472
+"""Bytes of UDP payload in an Ethernet frame. Loopback carries datagrams of 65,507, so that few would be seen."""
+
 FAST = find_spec("cryptography") is not None
 """Whether key agreement is cheap here. Without it tests that need many handshakes make fewer."""
 
@@ -119,10 +122,12 @@ class Wire:
     Attributes:
         keep: whether what is sent is written down.
         datagrams: how many were received.
+        mtu: longer datagrams are lost on their way out, as on a path of that MTU; 0 is none.
     """
 
-    def __init__(self, *, keep: bool = True) -> None:
+    def __init__(self, *, keep: bool = True, mtu: int = 0) -> None:
         self.keep = keep
+        self.mtu = mtu
         self.datagrams = 0
         self.max_segments = 1
         self._inner: Transport | None = None
@@ -160,6 +165,8 @@ class Wire:
         return batch
 
     def send_batch(self, payload: bytes, segment_size: int, destination: Address) -> int:
+        if self.mtu and min(segment_size, len(payload)) > self.mtu:
+            return len(payload)
         if not self.keep:
             return self.inner.send_batch(payload, segment_size, destination)
         # Written down first and corrected afterwards: Ctrl-C in between may make us believe that something left which

@@ -12,18 +12,21 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def start(*arguments: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start a program of this file. Its standard error goes to ours."""
-    command = [sys.executable, "-X", "dev", "-m", "tests.real.programs", *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(env or {})}, stdin=pipe, stdout=pipe, text=True)
+def start(*arguments: object, within: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Start a program of this file. Its standard error goes to ours.
+
+    Args:
+        within: a command that runs another, such as ``ip netns exec NAME``.
+    """
+    command = [*within, sys.executable, "-X", "dev", "-m", "tests.real.programs", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str], within: float) -> list[Any]:
@@ -159,6 +162,67 @@ def fork() -> None:
     b.close()
 
 
+def icmp(rejecting: str) -> None:
+    """In a network namespace of our own: a transfer while ICMP says that nobody listens. Root only.
+
+    Spoofed port-unreachable messages quote the packets of either side, a thousand a second. With ``rejecting`` the
+    caller has made the system itself answer a part of the packets so.
+    """
+    import socket
+    import struct
+    import threading
+
+    from srmudp import MultiHolepunchSocket
+    from tests.real.helpers import alive, content, digests, join, receive
+
+    def sum16(data: bytes) -> int:
+        total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
+        total = (total >> 16) + (total & 0xFFFF)
+        return ~(total + (total >> 16)) & 0xFFFF
+
+    def unreachable(code: int, source: int, destination: int) -> bytes:
+        """ICMP type 3 about a datagram that one socket sent to the other (RFC 792)."""
+        ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 528, 7, 0, 64, 17, 0, bytes((127, 0, 0, 1)), bytes((127, 0, 0, 1)))
+        ip = ip[:10] + struct.pack(">H", sum16(ip)) + ip[12:]
+        quoted = ip + struct.pack(">HHHH", source, destination, 508, 0)
+        body = struct.pack(">BBHHH", 3, code, 0, 0, 68 if code == 4 else 0) + quoted
+        return body[:2] + struct.pack(">H", sum16(body)) + body[4:]
+
+    end = threading.Event()
+    sent = 0
+
+    with MultiHolepunchSocket(host="127.0.0.1") as a, MultiHolepunchSocket(host="127.0.0.1") as b:
+
+        def spoof() -> None:
+            nonlocal sent
+            with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+                while not end.wait(0.002):
+                    for code in (3, 4, 1):  # port unreachable, fragmentation needed (MTU 68), host unreachable
+                        for ports in ((a.port, b.port), (b.port, a.port)):
+                            raw.sendto(unreachable(code, *ports), ("127.0.0.1", 0))
+                            sent += 1
+
+        thread = threading.Thread(target=spoof)
+        thread.start()
+        try:
+            events: list[str] = []
+            for sock in (a, b):
+                sock.on_event(lambda event: events.append(event.kind))
+            join(a, b)
+            for number in range(5):
+                data = content(1_000_000, number)
+                delivery = a.send(data, "b")
+                ok = digests(receive(b, 1, 20)) == digests([data]) and delivery.wait(20)
+                alive(a, b)
+                tell(ok)
+        finally:
+            end.set()
+            thread.join(10)
+        mtus = [sock.connections_status[name].mtu for sock, name in ((a, "b"), (b, "a"))]
+        tell({"spoofed": sent, "events": sorted(set(events) - {"mtu"}), "mtu": min(mtus), "rejecting": rejecting})
+        tell({"drops": [dict(a.drops), dict(b.drops)]})
+
+
 def _is_open(descriptor: str) -> bool:
     try:
         os.readlink(f"/proc/self/fd/{descriptor}")
@@ -176,7 +240,7 @@ def after(begin: str, name: str, *arguments: str) -> None:
 
 
 PROGRAMS: dict[str, Callable[..., None]] = {
-    function.__name__: function for function in (after, echo, example, fork, listen)
+    function.__name__: function for function in (after, echo, example, fork, icmp, listen)
 }
 
 if __name__ == "__main__":

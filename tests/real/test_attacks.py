@@ -7,6 +7,7 @@ import struct
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -27,6 +28,7 @@ from srmudp.wire.packet import (
 )
 from tests.real.helpers import (
     DEADLINE,
+    ETHERNET,
     Make,
     Wire,
     alive,
@@ -51,7 +53,7 @@ class Table:
 
     def __init__(self, make: Make, proxy: Proxy, config: Config | None = None) -> None:
         self.proxy = proxy
-        self.wires: dict[Side, Wire] = {side: Wire(keep=False) for side in SIDES}
+        self.wires: dict[Side, Wire] = {side: Wire(keep=False, mtu=ETHERNET) for side in SIDES}
         self.socks: dict[Side, MultiHolepunchSocket] = {
             side: make(config=replace(config or Config(), transport=self.wires[side])) for side in SIDES
         }
@@ -270,6 +272,28 @@ def test_attack_8_each_bit_of_header_and_tag(table: Table) -> None:
     assert delivery.wait(DEADLINE)
     alive(table.a, table.b)
     table.quiet()
+
+
+def test_attack_50_a_nat_gives_a_new_port(table: Table) -> None:
+    """Attack 50: what a sends comes from a new port, twice in the middle of a transfer: it goes on as it was."""
+    table.proxy.recording = False
+    for number in range(2):
+        large = content(3_000_000, number)
+        delivery = table.a.send(large, "b")
+        table.proxy.rebind("b")
+        assert digests(receive(table.b, 1)) == digests([large])
+        assert delivery.wait(DEADLINE)
+        table.b.send(b"answer", "a")
+        assert receive(table.a, 1) == [b"answer"]
+        reach(partial(_is_at, table.b, "a", table.proxy.face("b")), lambda: state(table.b))
+        alive(table.a, table.b)
+    kinds = [event.kind for event in table.events]
+    assert set(kinds) <= {EventKind.CONNECTED, EventKind.ROAMED, EventKind.MTU}
+    assert kinds.count(EventKind.ROAMED) >= 2
+
+
+def _is_at(sock: MultiHolepunchSocket, name: str, address: tuple[str, int]) -> bool:
+    return sock.connections_status[name].address == address
 
 
 def flip(datagram: bytes, bit: int) -> bytes:
