@@ -25,7 +25,7 @@ from .registry import Registry
 
 MAX_HALF_OPEN: Final = 1024
 """Answered punches remembered at a time."""
-MAX_HALF_OPEN_PER_HOST: Final = 64
+MAX_HALF_OPEN_PER_HOST: Final = 256
 MAX_PENDING: Final = 16
 """Strangers waiting for a decision at a time."""
 PENDING_SECONDS: Final = 300.0
@@ -107,10 +107,26 @@ class Admission:
         if not bucket.take(now):
             self._drops["handshake_rate"] += 1
             return False
-        if len(self._by_punch) >= MAX_HALF_OPEN or self._per_host[source.host] >= MAX_HALF_OPEN_PER_HOST:
+        full = len(self._by_punch) >= MAX_HALF_OPEN
+        if (full or self._per_host[source.host] >= MAX_HALF_OPEN_PER_HOST) and not self._evict(
+            None if full else source.host
+        ):
             self._drops["half_open_full"] += 1
             return False
         return True
+
+    def _evict(self, host: str | None) -> bool:
+        """Make room by the oldest entry (of a host) that came to nothing: a flood must not keep the honest out.
+
+        At the rate that :class:`TokenBucket` allows, an entry still lives longer than the round trip it waits for.
+        """
+        for half_open in self._by_punch.values():
+            if half_open.accepted or half_open.job_running or host not in (None, half_open.source.host):
+                continue
+            self._drops["half_open_evicted"] += 1
+            self.forget(half_open)
+            return True
+        return False
 
     def known(self, punch: Punch, source: Address) -> HalfOpen | None:
         """The half-open entry of a punch that came before from the same address."""

@@ -45,8 +45,8 @@ class ReceiveBudget:
         if self._owner is holder:
             self._owner = None
         if amount:
-            waiting, self._waiting = self._waiting, {}
-            for retry in waiting:
+            for retry in list(self._waiting):  # one by one: an interrupt forgets nobody
+                del self._waiting[retry]
                 retry()
 
     def forget(self, retry: Callable[[], None]) -> None:

@@ -17,8 +17,9 @@ from .credit import MAX_SEQUENCE, OVERHEAD, ReceiveBudget
 from .rangeset import RangeSet
 
 MAX_GAPS: Final = 8192
-"""Gaps in all messages of a peer under reassembly together, or one for each GAP_BYTES of its window: a part beside a gap
-costs hundreds of bytes, however short it is. A full window of single datagrams with one in ten lost has a tenth of it."""
+"""Gaps in all messages of a peer under reassembly together, or one for each GAP_BYTES of its window if that is more: a
+part beside a gap costs hundreds of bytes, however short it is. A full window of single datagrams with one in ten lost
+has a tenth of it."""
 GAP_BYTES: Final = 1024
 SMALL_PIECE: Final = 4096
 """Parts of fewer bytes are gathered."""
@@ -267,12 +268,14 @@ class ReceiveHalf:
 
     def _release(self, channel: ReceiveChannel, sequence: int) -> None:
         """A message was taken: return its charge and its part of the budget."""
-        message, charge = channel.charges.pop(sequence)
+        message, charge = channel.charges[sequence]
+        self.grants_dirty.pop((channel.number, sequence), None)
+        granted, message.grant = message.grant, 0  # whatever interrupts this, it is not returned twice
+        self._budget.give_back(message, granted)
+        del channel.charges[sequence]
         channel.charged -= charge
         self.charged -= charge
-        self.taken_bytes += charge + message.grant
-        self.grants_dirty.pop((channel.number, sequence), None)
-        self._budget.give_back(message, message.grant)
+        self.taken_bytes += charge + granted
 
     def recount(self) -> None:
         """Derive the sums anew from the messages themselves, after a call was interrupted half way."""

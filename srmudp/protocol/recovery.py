@@ -8,6 +8,7 @@ opened are hints that a stranger may have forged; they steer what is sent again,
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import islice
 from math import inf
 from typing import Final
 
@@ -553,12 +554,7 @@ class Recovery:
 
     def oldest(self, limit: int) -> list[SentRecord]:
         """Up to ``limit`` of the oldest records not opened, for probes."""
-        found: list[SentRecord] = []
-        for record in self.records.values():
-            found.append(record)
-            if len(found) >= limit:
-                break
-        return found
+        return list(islice(self.records.values(), limit))
 
     def abandon(self) -> list[SentRecord]:
         """The session ends: everything not known to be opened."""
