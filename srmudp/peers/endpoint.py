@@ -327,8 +327,7 @@ class Endpoint:
             UnknownPeer: there is no such peer.
         """
         peer = self._registry.named(name)
-        queued, limit = peer.connection.queued_bytes, self.config.send_queue
-        if not queued or queued + size <= limit or peer.connection.crowding + size <= limit:
+        if not peer.connection.pending or peer.connection.crowding + size <= self.config.send_queue:
             return True
         peer.room_wanted = True
         return False

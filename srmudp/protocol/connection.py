@@ -38,7 +38,7 @@ from ..wire.frames import (
     serialise,
 )
 from ..wire.packet import MAX_SEGMENTS, RECORD_OVERHEAD, RESEND_OVERHEAD, TAG, resend_segment
-from .credit import ReceiveBudget
+from .credit import OVERHEAD, ReceiveBudget
 from .events import Failure
 from .receiving import ReceiveHalf
 from .records import Opened
@@ -218,8 +218,11 @@ class Connection:
 
     @property
     def crowding(self) -> int:
-        """The same, but for the largest message under way: it must not keep others from being queued beside it."""
-        return self.queued_bytes - self.sending.largest_head()
+        """What the send queue counts: their content and OVERHEAD each, but for the largest message under way.
+
+        That one must not keep others from being queued beside it.
+        """
+        return self.queued_bytes - self.sending.largest_head() + OVERHEAD * max(0, self.pending - 1)
 
     @property
     def datagrams_lost(self) -> int:
@@ -712,10 +715,10 @@ class Connection:
         assert session is not None
         assert recovery is not None
         assert path is not None
-        # If nothing comes back for long, our address may have changed: only a new record of one datagram proposes that.
-        wanted = 0 if recovery.probes > 1 and not self._probes_due else 1
-        for record in recovery.oldest(wanted):
+        for record in recovery.oldest(1):
             if record.header.count > 1:
+                if recovery.probes > 1 and not self._probes_due:
+                    break  # our address may have changed: only a new record of one datagram proposes that
                 pending = [
                     segment
                     for flight in record.flights

@@ -32,6 +32,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -269,10 +270,7 @@ def measure(options: argparse.Namespace, places: Sequence[Place], certificate: s
         for number in range(options.runs):
             for place in places:
                 for row in (row for row in rows if not row.why_not):
-                    result = quiet_transfer(
-                        spinner,
-                        lambda row=row, place=place: transfer(row, place, options, certificate, number),  # type: ignore[misc]
-                    )
+                    result = quiet_transfer(spinner, partial(transfer, row, place, options, certificate, number))
                     runs.setdefault((place.name, row.name), []).append(result)
                     rate = result.error or f"{result.rate / 1e6:.1f} MB/s"
                     print(

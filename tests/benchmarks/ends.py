@@ -1,14 +1,15 @@
 """The two ends of a transfer, each in a process of its own: ``python -m tests.benchmarks.ends KIND ROLE JSON``.
 
-KIND is ``srmudp``, ``udp`` or ``tls``; ROLE ``tx`` or ``rx``. The JSON says where the ends are and what to send. Each end
-prints lines of JSON: ``{"ready": true}`` and at last its result. Times are ``time.monotonic()``, which all processes of
-a Linux machine share.
+KIND is ``srmudp``, ``udp`` or ``tls``; ROLE ``tx`` or ``rx``. The JSON says where the ends are and what to send. Each
+end prints lines of JSON: ``{"ready": true}`` and at last its result. Times are ``time.monotonic()``, which all
+processes of a Linux machine share.
 
 A receiver notes the time when it has the last byte and computes SHA-256 only then, so that checking costs nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -174,7 +175,7 @@ def udp_tx(job: Job) -> None:
         window = struct.unpack(">I", sock.recv(64))[0] * step
         sock.settimeout(0.2)
         begin, cpu = time.monotonic(), time.process_time()
-        acknowledged = sent = calls = 0
+        acknowledged = sent = 0
         while sent < len(stream):
             while sent - acknowledged >= window:
                 try:
@@ -183,8 +184,11 @@ def udp_tx(job: Job) -> None:
                     acknowledged = sent  # lost: this is UDP
             sock.sendmsg([view[sent : sent + step]], ancillary)
             sent += step
-            calls += 1
-        tell({"begin": begin, "cpu": time.process_time() - cpu, "sha256": sha256, "taken": True})
+        cpu = time.process_time() - cpu
+        with contextlib.suppress(TimeoutError):
+            while acknowledged < len(stream):  # closing earlier would tell the receiver that nobody is here
+                acknowledged = max(acknowledged, *struct.unpack(">Q", sock.recv(64)))
+        tell({"begin": begin, "cpu": cpu, "sha256": sha256, "taken": True})
 
 
 # --- TLS 1.3 over TCP ---
@@ -234,7 +238,7 @@ def tls_tx(job: Job) -> None:
         socket.create_connection(job.rx, CONNECT, source_address=(job.tx[0], 0)) as plain,
         context.wrap_socket(plain) as sock,
     ):
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.settimeout(job.limit)
         begin, cpu = time.monotonic(), time.process_time()
         taken = True
@@ -243,7 +247,10 @@ def tls_tx(job: Job) -> None:
                 sock.sendall(view[start : start + TLS_CHUNK])
         except OSError:  # the receiver's time was over
             taken = False
-        tell({"begin": begin, "cpu": time.process_time() - cpu, "sha256": sha256, "taken": taken})
+        cpu = time.process_time() - cpu
+        with contextlib.suppress(OSError):  # closing with something unread would cut off what is on its way
+            sock.recv(1)
+        tell({"begin": begin, "cpu": cpu, "sha256": sha256, "taken": taken})
         os._exit(0)
 
 
