@@ -224,8 +224,8 @@ class ReceiveHalf:
             raise RemoteProtocolError("messages in too many fragments")
         self._charge(channel, sequence, message, OVERHEAD + max(0, message.high - message.grant))
         if message.have == total:
+            content = message.content()  # before it leaves its place: there may be no memory for it at the moment
             del channel.partial[sequence]
-            content = message.content()
             message.pieces = []
             return self._hand_out(channel, sequence, content)
         self._extend_grant(channel, sequence, message)

@@ -36,6 +36,8 @@ MIN_PROBE_TIMEOUT: Final = 0.010
 """A peer whose interpreter is busy answers some milliseconds late; that is no loss."""
 MAX_BACKOFF: Final = 6
 """The probe timeout doubles at most this often."""
+MAX_PROBE_INTERVAL: Final = 2.0
+"""Seconds between probes at most, unless the path is longer: one that works again after an outage is noticed soon."""
 STALE_RECORDS: Final = 32_768
 """A record this far behind the newest is given up and its information sent anew (half the replay window)."""
 MIN_RATE_INTERVAL: Final = 1e-6
@@ -492,8 +494,7 @@ class Recovery:
         """When :meth:`on_timer` must be called."""
         when = self._loss_time
         if self.in_flight:
-            timeout = self.path.rtt.probe_timeout(self.peer_ack_delay) * (1 << min(self.probes, MAX_BACKOFF))
-            probe = self._last_eliciting + timeout
+            probe = self._last_eliciting + self._probe_interval()
             if when is None or probe < when:
                 when = probe
         if self._hinted_records:
@@ -503,6 +504,11 @@ class Recovery:
             if when is None or due < when:
                 when = due
         return when
+
+    def _probe_interval(self) -> float:
+        """RFC 9002 section 6.2.1: the probe timeout with its backoff."""
+        timeout = self.path.rtt.probe_timeout(self.peer_ack_delay)
+        return min(timeout * (1 << min(self.probes, MAX_BACKOFF)), max(timeout, MAX_PROBE_INTERVAL))
 
     def on_timer(self, now: float) -> tuple[AckOutcome, bool]:
         """Find what time has proven lost.
@@ -527,7 +533,7 @@ class Recovery:
             self._note_loss(0, lost)
             self.path.controller.on_lost(now, lost, newest_lost_sent, self.in_flight)
         probe = False
-        if self.in_flight and self._last_eliciting + timeout * (1 << min(self.probes, MAX_BACKOFF)) <= now:
+        if self.in_flight and self._last_eliciting + self._probe_interval() <= now:
             self.probes += 1
             self._last_eliciting = now
             probe = True

@@ -86,7 +86,9 @@ class Run:
 
 
 def run(*command: str, text: str | None = None) -> None:
-    subprocess.run(command, input=text, text=True, check=True, capture_output=True, timeout=20)
+    done = subprocess.run(command, input=text, text=True, capture_output=True, timeout=20)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
 @contextlib.contextmanager
@@ -105,7 +107,7 @@ def ethernet(loss: float) -> Iterator[Place]:
                 enter = ("ip", "netns", "exec", name)
                 run(*enter, "ethtool", "-K", "v0", "tx-udp-segmentation", "off", "tso", "off", "gso", "off")
                 rule = f"meta l4proto {{ udp, tcp }} numgen random mod 10000 < {round(loss * 100)} drop"
-                table = f"table inet t {{ chain i {{ type filter hook input priority 0; {rule}; }} }}"
+                table = f"table inet t {{\nchain i {{ type filter hook input priority 0; {rule}; }}\n}}\n"
                 run(*enter, "nft", "-f", "-", text=table)
         wait_for_link(a, "10.77.0.2")
         what = f"veth, MTU 1500, {loss:g} % loss" if loss else "veth, MTU 1500"

@@ -17,6 +17,7 @@ from srmudp.protocol.pacer import Pacer
 from srmudp.protocol.recovery import (
     INITIAL_RTT,
     MAX_BACKOFF,
+    MAX_PROBE_INTERVAL,
     MAX_PACKET_THRESHOLD,
     MIN_PROBE_TIMEOUT,
     PACKET_THRESHOLD,
@@ -476,7 +477,7 @@ def test_probe_timeouts_double_up_to_a_bound_and_begin_anew_with_progress() -> N
     now = 1.0
     for attempt in range(9):
         when = sender.recovery.next_timer()
-        assert when == pytest.approx(now + timeout * 2 ** min(attempt, MAX_BACKOFF))
+        assert when == pytest.approx(now + min(timeout * 2 ** min(attempt, MAX_BACKOFF), MAX_PROBE_INTERVAL))
         assert when is not None
         assert sender.recovery.on_timer(when - 1e-6)[1] is False
         outcome, probe = sender.recovery.on_timer(when)
