@@ -20,8 +20,8 @@ WINDOW = 65_536
 MAX_NUMBER = 2**64 - 1
 """The largest number a record header can carry."""
 
-LIMIT = 2**64 - 2**13
-"""Record numbers from here on are neither sealed nor opened: a hard stop far from the wrap (compare WireGuard's)."""
+LIMIT = 2**62 - 2**13
+"""Record numbers from here on are neither sealed nor opened: an acknowledgement cannot name numbers from 2^62 on."""
 
 UPDATE_RECORDS = 2**20
 """Records sealed under one key before a key update is due."""

@@ -431,10 +431,7 @@ class Peer:
         new_instance = agreed.hello.instance != self.instance
         path = connection.path
         if path is None or path.address != source:
-            config = endpoint.config
-            mtu = config.initial_mtu
-            discovery = MtuDiscovery(mtu, config.max_mtu, now)
-            path = Path(source, discovery, make_controller(config.congestion, mtu), Pacer(now))
+            path = self._new_path(source, now)
             if rtt is not None:
                 path.rtt.update(max(rtt, 1e-5), 0.0, now)
         session.confirmed = True
@@ -631,14 +628,19 @@ class Peer:
     def _move(self, address: Address, now: float) -> None:
         path = self.connection.path
         assert path is not None
-        if address.host != path.address.host:
-            # Another network: nothing measured on the old one holds (RFC 9000 section 9.4). A new port alone is a NAT.
-            config = self._endpoint.config
-            path.controller = make_controller(config.congestion, path.mtu)
-            path.pacer = Pacer(now)
-            path.discovery = MtuDiscovery(config.initial_mtu, config.max_mtu, now)
-        path.address = self.last_address = address
+        if address.host == path.address.host:
+            path.address = address  # a new port alone is a NAT
+        else:
+            # Another network: nothing measured on the old one holds (RFC 9000 section 9.4).
+            self.connection.move(self._new_path(address, now))
+        self.last_address = address
         self.emit(EventKind.ROAMED, address, "")
+
+    def _new_path(self, address: Address, now: float) -> Path:
+        config = self._endpoint.config
+        mtu = config.initial_mtu
+        discovery = MtuDiscovery(mtu, config.max_mtu, now)
+        return Path(address, discovery, make_controller(config.congestion, mtu), Pacer(now))
 
     # --- time
 

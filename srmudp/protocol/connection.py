@@ -171,6 +171,12 @@ class Connection:
         self.recovery = Recovery(path, now)
         self._start_due = True
 
+    def move(self, path: Path) -> None:
+        """Go on over another path under the same keys."""
+        assert self.recovery is not None
+        self.path = path
+        self.recovery.move(path)
+
     def stop(self) -> None:
         """Forget the keys; what was in flight is queued again."""
         if self.recovery is not None:

@@ -12,7 +12,7 @@ from ..config import MIN_MTU
 
 BASE: Final = 1200
 """Assumed of every path (RFC 8899 section 5.1.2, BASE_PLPMTU)."""
-LADDER: Final = (1452, 1472, 8952, 65_507)
+LADDER: Final = (BASE, 1452, 1472, 8952, 65_507)
 """Sizes worth trying: Ethernet under IPv6 and IPv4, jumbo frames, loopback."""
 MAX_PROBES: Final = 3
 """Lost probes of one size after which it is taken for too large (RFC 8899 section 5.1.2)."""

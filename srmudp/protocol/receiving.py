@@ -77,6 +77,14 @@ class IncomingMessage:
         self.pieces.sort(key=lambda piece: piece[0])
         return b"".join([data for _, data in self.pieces])
 
+    def recount(self) -> None:
+        """Derive the sums anew from the pieces, which are certain, after a call was interrupted half way."""
+        pieces, self.pieces = sorted(self.pieces, key=lambda piece: piece[0]), []
+        self.ranges = None
+        self.have = self.high = 0
+        for offset, data in pieces:
+            self.add(offset, bytes(data) if isinstance(data, bytearray) else data)
+
     def _keep(self, offset: int, data: bytes | memoryview) -> None:
         pieces = self.pieces
         if len(data) >= SMALL_PIECE:
@@ -279,7 +287,7 @@ class ReceiveHalf:
 
     def recount(self) -> None:
         """Derive the sums anew from the messages themselves, after a call was interrupted half way."""
-        self._handed_out = 0
+        self._handed_out = self._gaps = 0
         for channel in self.channels.values():
             while channel.taken in channel.taken_ahead:
                 channel.taken += 1
@@ -290,6 +298,9 @@ class ReceiveHalf:
                 if sequence < channel.taken or sequence in channel.taken_ahead:
                     self._release(channel, sequence)
             channel.charged = sum(charge for _, charge in channel.charges.values())
+            for message in channel.partial.values():
+                message.recount()
+                self._gaps += message.gaps
         self.charged = sum(channel.charged for channel in self.channels.values())
 
     def retry_grants(self) -> None:

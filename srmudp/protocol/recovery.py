@@ -541,6 +541,14 @@ class Recovery:
                 self.path.controller.on_persistent_congestion(now)
         return outcome, probe
 
+    def move(self, path: Path) -> None:
+        """What is in flight left over the old path; acks of it say nothing of the new one's MTU."""
+        self.path = path
+        self.loss = 0.0
+        self.mtu_changed = True
+        for record in self.records.values():
+            record.probe = 0
+
     def give_up(self, record: SentRecord) -> None:
         """The record is not sent again; its information goes into a new one."""
         self.records.pop(record.header.number, None)

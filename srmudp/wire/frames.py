@@ -223,8 +223,8 @@ class SessionStart:
     channels: tuple[ChannelState, ...] = ()
 
     def serialise(self) -> bytes:
-        """Raises ``ValueError`` if a channel comes twice or a memory is not 8 bytes."""
-        if len(self.memory) != 8 or len(self.about) != 8:
+        """Raises ``ValueError`` if a channel comes twice, or a memory is not 8 bytes or zero."""
+        if len(self.memory) != 8 or len(self.about) != 8 or not any(self.memory):
             raise ValueError("a memory is 8 bytes")
         if len({state.channel for state in self.channels}) != len(self.channels):
             raise ValueError("a channel comes twice")
@@ -240,6 +240,8 @@ class SessionStart:
     def parse(cls, reader: Reader) -> SessionStart:
         """Refuses a channel that comes twice."""
         memory, about = reader.take(8), reader.take(8)
+        if not any(memory):
+            raise DecodeError("a memory of zeros")
         limits = (reader.varint(), reader.varint(), reader.varint(), reader.varint())
         count = reader.varint()
         if count > CHANNELS:

@@ -73,10 +73,16 @@ class Row:
 
 @dataclass
 class Run:
-    """One transfer. ``ratio`` is how much slower than at its quietest the machine was beside it."""
+    """One transfer.
+
+    Attributes:
+        rate: bytes a second, from the first ``send`` to the last byte read.
+        spin: seconds that the piece of work took beside it.
+        slow: the same by what it takes at the quietest.
+    """
 
     rate: float = 0.0
-    """Bytes a second, from the first ``send`` to the last byte read."""
+    spin: float = 0.0
     slow: float = 0.0
     error: str = ""
     details: dict[str, Any] = field(default_factory=dict)
@@ -240,7 +246,8 @@ def quiet_transfer(spinner: Spinner, make: Callable[[], Run]) -> Run:
     for _ in range(ATTEMPTS):
         before = spinner.measure()
         result = make()
-        result.slow = max(before, spinner.measure()) / spinner.quiet
+        result.spin = max(before, spinner.measure())
+        result.slow = result.spin / spinner.quiet
         if best is None or (result.slow < best.slow and not result.error) or best.error:
             best = result
         if best.slow <= LIMIT and not best.error:
@@ -282,7 +289,7 @@ def measure(options: argparse.Namespace, places: Sequence[Place], certificate: s
                     )
         for results in runs.values():  # the quietest moment may have come last
             for result in results:
-                result.details["quiet"] = result.slow <= LIMIT
+                result.slow = result.spin / spinner.quiet
         return {
             "machine": {
                 "cpus": os.cpu_count(),
@@ -416,4 +423,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted; everything is cleaned up")

@@ -17,8 +17,8 @@ from srmudp.protocol.pacer import Pacer
 from srmudp.protocol.recovery import (
     INITIAL_RTT,
     MAX_BACKOFF,
-    MAX_PROBE_INTERVAL,
     MAX_PACKET_THRESHOLD,
+    MAX_PROBE_INTERVAL,
     MIN_PROBE_TIMEOUT,
     PACKET_THRESHOLD,
     STALE_RECORDS,
