@@ -448,6 +448,8 @@ class Endpoint:
 
     def next_timer(self) -> float | None:
         """When :meth:`handle_timer` must be called, or None."""
+        if self._closed:
+            return None
         timers = self._timers
         while timers and timers[0][2].scheduled != timers[0][0]:
             heapq.heappop(timers)

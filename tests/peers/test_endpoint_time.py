@@ -33,9 +33,9 @@ from tests.simnet import Link, SimNet
 # --- the schedule of punches, keepalives, death ---
 
 
-def punch_times(seed: int, seconds: float) -> list[float]:
+def punch_times(seed: int, seconds: float, name: str = "a") -> list[float]:
     net = SimNet(seed, link=LINK)
-    a = make_node(net, "a", "10.0.0.1")
+    a = make_node(net, name, "10.0.0.1")
     record = Recorder(net)
     start = net.now
     a.do(a.node.add_peer, "b", [Address("10.0.0.2", 5000)], None)
@@ -67,7 +67,7 @@ def test_schedule_of_punches_over_fifteen_minutes() -> None:
 
 
 def test_two_sockets_do_not_punch_in_step() -> None:
-    assert punch_times(71, 20)[10:] != punch_times(72, 20)[10:]
+    assert punch_times(71, 20, "one")[10:] != punch_times(71, 20, "two")[10:]
 
 
 def test_punches_are_repeated_unchanged_for_a_while_then_renewed() -> None:
