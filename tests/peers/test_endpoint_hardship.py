@@ -172,10 +172,10 @@ def test_memory_of_idle_peers() -> None:
     gc.collect()
     tracemalloc.start()
     try:
-        for number in range(200):
+        for number in range(50):
             a.node.add_peer(f"dead {number}", [Address("10.9.0.1", number + 1)], None, net.now)
         gc.collect()
-        assert tracemalloc.get_traced_memory()[0] / 200 < 25_000
+        assert tracemalloc.get_traced_memory()[0] / 50 < 25_000
     finally:
         tracemalloc.stop()
     net = SimNet(129, link=LINK)
@@ -191,8 +191,8 @@ def test_memory_of_idle_peers() -> None:
         idle = tracemalloc.get_traced_memory()[0] / 10
         assert idle < 60_000, "for each end of a connection"
         for other in others:
-            transfer(net, a, other, bytes(100_000))
-            transfer(net, other, a, bytes(100_000))
+            transfer(net, a, other, bytes(30_000))
+            transfer(net, other, a, bytes(30_000))
         net.run(30)
         for sim in (a, *others):
             sim.events.clear()
