@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Iterable
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -136,6 +137,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[Letter | None] = SimpleQueue()
+        self._returned: deque[Letter] = deque()
         self._closed = False
         self._signal: Wakeup | None = None
         self._signalled = False
@@ -149,6 +151,9 @@ class Inbox:
         """The oldest, or None when the time is over or the inbox closed (then at once). Any thread."""
         if self._closed:
             return None
+        if self._returned:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                return self._returned.popleft()
         try:
             letter = take(self._queue, timeout)
         except Empty:
@@ -157,9 +162,15 @@ class Inbox:
             self._queue.put(None)  # for the next who waits
         return letter
 
+    def put_back(self, letter: Letter) -> None:
+        """The next to be got: whoever got it was interrupted. Any thread."""
+        self._returned.append(letter)
+        self.refresh()
+
     def drain(self) -> list[Letter]:
         """All that is there, at once; under the endpoint lock."""
-        letters: list[Letter] = []
+        letters = list(self._returned)
+        self._returned.clear()
         with contextlib.suppress(Empty):
             while True:
                 letter = self._queue.get_nowait()
@@ -213,7 +224,7 @@ class Inbox:
                     pass
 
     def _ready(self) -> bool:
-        return self._closed or not self._queue.empty()
+        return self._closed or bool(self._returned) or not self._queue.empty()
 
     def release(self) -> None:
         """Close the descriptor, if there is one."""

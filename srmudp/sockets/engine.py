@@ -499,6 +499,10 @@ class Engine:
             self.inbox.refresh()
         except SocketClosed:
             return None
+        except BaseException:
+            # Ctrl-C: the program never saw it. To tell the sender twice that it was taken does no harm.
+            self.inbox.put_back(letter)
+            raise
         return message
 
     def _taken(self, now: float, arrived: MessageArrived) -> None:

@@ -155,3 +155,18 @@ def test_an_ignored_delivery_is_freed() -> None:
     del delivery
     gc.collect()
     assert gone() is None
+
+
+def test_a_letter_put_back_is_the_next_to_be_got() -> None:
+    inbox = Inbox()
+    first, second = letter(b"first"), letter(b"second")
+    inbox.put(first)
+    inbox.put(second)
+    got = inbox.get(0)
+    assert got is first
+    inbox.put_back(first)
+    assert inbox.get(0) is first
+    assert inbox.get(0) is second
+    assert inbox.get(0) is None
+    inbox.put_back(second)
+    assert inbox.drain() == [second]
