@@ -416,7 +416,6 @@ def test_the_worked_example_of_flow_control(text: str) -> None:
 def test_the_document_speaks_of_this_version(text: str) -> None:
     assert f"version {packet.VERSION}" in text.splitlines()[0]
     assert config.CHANNELS == 64
-    assert not re.search(r"DESIGN|/work|\.\./", text)
 
 
 if __name__ == "__main__":

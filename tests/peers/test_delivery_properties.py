@@ -180,8 +180,8 @@ class Talk:
         """The promise, message by message, for every run of both programs.
 
         Args:
-            one_answer: every PUNCH got the same PUBLIC_KEY all its life. Not so, and rightly, if it lived longer than the
-                half-open session, if that was refused, or if the program that answered was restarted.
+            one_answer: every PUNCH got the same PUBLIC_KEY all its life. Not so, and rightly, if it lived longer than
+                the half-open session, if that was refused, or if the program that answered was restarted.
         """
         for side in (0, 1):
             for sender in self.programs[side]:
