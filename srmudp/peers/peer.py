@@ -335,8 +335,8 @@ class Peer:
         """Whether a proven SHARED_KEY of this peer leads to a session; else the reason it is dropped."""
         if agreed.hello.instance == self.instance and agreed.generation <= self.generation:
             return "stale_generation"
-        rivals = [self.candidate.agreed] if self.candidate is not None else []
-        for rival in rivals:
+        if self.candidate is not None:
+            rival = self.candidate.agreed
             if rival.hello.instance == agreed.hello.instance and outranks(rival, agreed):
                 return "lost_tie"
         return None
@@ -381,7 +381,8 @@ class Peer:
         if session is self.candidate:
             if self._refused_in(opened, now):
                 return
-            self._confirm(session, source, now)
+            # The address that the handshake was held with: a copy of the first record may come from anywhere.
+            self._confirm(session, self.candidate_source or source, now)
         elif session is not connection.session:
             self._endpoint.drops["old_session"] += 1
             return
