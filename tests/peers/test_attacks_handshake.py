@@ -173,6 +173,8 @@ def test_attack_23_reflected_handshake() -> None:
 @pytest.mark.parametrize("backends", ["same", "mixed"])
 def test_attack_23_simultaneous_opening(backends: str) -> None:
     """Attack 23: both sides initiate, under loss, reordering, slow key agreement: one session, one transcript."""
+    if backends == "mixed":
+        pytest.importorskip("cryptography")
     names = ["cryptography", "pycryptodome"] if backends == "mixed" else ["auto", "auto"]
     late = 0
     for seed in range(12):
@@ -221,7 +223,7 @@ def test_attack_34_handshakes_that_stop_half_way() -> None:
             most = max(most, len(b.node._admission._by_punch))
             per_host = b.node._admission._per_host
             assert max(per_host.values(), default=0) <= MAX_HALF_OPEN_PER_HOST
-    assert most > MAX_HALF_OPEN_PER_HOST
+    assert most > 100, "the tables were really filled"
     assert most <= MAX_HALF_OPEN
     assert drops(b, "half_open_full") + drops(b, "handshake_rate") > 100
     answers = record.of(PUBLIC_KEY, source=b)
@@ -311,14 +313,13 @@ def test_attack_35_the_responder_sends_nothing_before_it_hears() -> None:
 
 
 @pytest.mark.parametrize("pin", [True, False])
-@pytest.mark.parametrize("name", ["cryptography", "pycryptodome"])
-def test_attack_71_forged_arrows_during_an_attempt(name: Any, pin: bool) -> None:
+def test_attack_71_forged_arrows_during_an_attempt(backend: Backend, pin: bool) -> None:
     """Attack 71: forged PUNCHes and PUBLIC_KEYs, a thousand a second, from the right addresses with the right index.
 
     The attacker sees the wire and writes any source address, but cannot hold anything back. Ephemeral keys that would
     win every tie; answers with the right index, random or half copied; third arrows with the right index.
     """
-    net, a, b = pair(71, backend=select_backend(name), job_delay=0.003)
+    net, a, b = pair(71, backend=backend, job_delay=0.003)
     rng, evil = random.Random(71), attacker()
     seen: dict[int, list[bytes]] = {PUNCH: [], PUBLIC_KEY: [], SHARED_KEY: []}
     forged = 0
@@ -369,13 +370,12 @@ def test_attack_71_forged_arrows_during_an_attempt(name: Any, pin: bool) -> None
 
 
 @pytest.mark.parametrize("pin", [True, False])
-@pytest.mark.parametrize("name", ["cryptography", "pycryptodome"])
-def test_attack_71_the_flood_came_first(name: Any, pin: bool) -> None:
+def test_attack_71_the_flood_came_first(backend: Backend, pin: bool) -> None:
     """Attack 71: forged PUNCHes from each other's address have filled every table of both before they start.
 
     The attacker is blind: it sees none of what is sent, and does not know the PeerIds.
     """
-    net, a, b = pair(711, backend=select_backend(name))
+    net, a, b = pair(711, backend=backend)
     rng, evil = random.Random(711), attacker()
     template = strange_punch(evil, 1, rng).punch
     flooding = True

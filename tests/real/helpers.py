@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
-import resource
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -215,7 +215,7 @@ def resident() -> int:
     """Bytes of memory this process has; 0 where the system does not tell."""
     try:
         with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
 

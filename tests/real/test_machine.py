@@ -225,6 +225,7 @@ def test_attack_45_nothing_secret_in_logs_and_reprs(
 # --- 69: Ctrl-C ---
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no alarm clock")
 @pytest.mark.timeout(60, method="thread")  # the test has the alarm clock for itself
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the swallowed ones
 def test_attack_69_a_thousand_interrupts(make: Make) -> None:
