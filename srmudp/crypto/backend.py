@@ -241,8 +241,7 @@ class _Pycryptodome:
 
         self._aes = AES
         self._construct = ECC.construct
-        # X25519 came with pycryptodome 3.22; before it, the ladder below serves.
-        self._dh: Any = DH if hasattr(DH, "import_x25519_private_key") else None
+        self._dh: Any = DH
 
     @property
     def name(self) -> str:
@@ -257,8 +256,6 @@ class _Pycryptodome:
 
     def x25519_public(self, private: bytes) -> bytes:
         _check_size("an X25519 private key", private, KEY_SIZE)
-        if self._dh is None:
-            return _ladder(private, 9)
         key = self._dh.import_x25519_private_key(private).public_key()
         return cast(bytes, key.export_key(format="raw"))
 
@@ -267,8 +264,6 @@ class _Pycryptodome:
         _check_size("an X25519 public key", public, KEY_SIZE)
         # Masked and reduced here, so that no release of the library can have its own opinion of odd encodings.
         u = (int.from_bytes(public, "little") & (2**255 - 1)) % _P
-        if self._dh is None:
-            return _nonzero(_ladder(private, u))
         try:
             shared: bytes = self._dh.key_agreement(
                 static_priv=self._dh.import_x25519_private_key(private),
@@ -313,28 +308,3 @@ class _PycryptodomeAead(Secret):
             return cast(bytes, cipher.decrypt_and_verify(ciphertext[:-TAG_SIZE], ciphertext[-TAG_SIZE:]))
         except ValueError:
             raise AuthenticationError("the tag does not match") from None
-
-
-def _ladder(private: bytes, u: int) -> bytes:
-    """X25519 in Python integers (the ladder of RFC 7748 section 5), for pycryptodome before 3.22.
-
-    Takes 2 to 4 ms and its time depends a little on the key, as all Python arithmetic does: install ``cryptography`` or
-    a newer pycryptodome where somebody could measure it.
-    """
-    k = int.from_bytes(private, "little") & ~7 & (2**254 - 1) | 2**254
-    x2, z2, x3, z3 = 1, 0, u, 1
-    swapped = 0
-    for position in range(254, -1, -1):
-        bit = k >> position & 1
-        if bit != swapped:
-            x2, z2, x3, z3 = x3, z3, x2, z2
-        swapped = bit
-        a, b = x2 + z2, x2 - z2
-        da, cb = (x3 - z3) * a % _P, (x3 + z3) * b % _P
-        aa, bb = a * a % _P, b * b % _P
-        e = aa - bb
-        x3, z3 = (da + cb) ** 2 % _P, u * ((da - cb) ** 2 % _P) % _P
-        x2, z2 = aa * bb % _P, e * (aa + 121665 * e) % _P
-    if swapped:
-        x2, z2 = x3, z3
-    return (x2 * pow(z2, _P - 2, _P) % _P).to_bytes(KEY_SIZE, "little")
