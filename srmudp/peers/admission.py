@@ -26,6 +26,8 @@ from .registry import Registry
 MAX_HALF_OPEN: Final = 1024
 """Answered punches remembered at a time."""
 MAX_HALF_OPEN_PER_HOST: Final = 256
+REMEMBERED_PUNCHES: Final = 4096
+"""Punches beyond the rate that are remembered, about 2 MB: a repetition of one is let through."""
 MAX_PENDING: Final = 16
 """Strangers waiting for a decision at a time."""
 PENDING_SECONDS: Final = 300.0
@@ -83,6 +85,8 @@ class Admission:
         self._drops = drops
         self._strangers = TokenBucket(rate, 2 * rate)
         self._added = TokenBucket(rate, 4 * rate)
+        self._patient = TokenBucket(rate, rate)
+        self._limited: dict[tuple[bytes, Address], None] = {}
         self._by_punch: dict[tuple[bytes, Address], HalfOpen] = {}
         self._by_index: dict[int, HalfOpen] = {}
         self._per_host: Counter[str] = Counter()
@@ -104,7 +108,7 @@ class Admission:
             self._drops["unsolicited_punch"] += 1
             return False
         bucket = self._added if registry.is_configured(source) else self._strangers
-        if not bucket.take(now):
+        if not bucket.take(now) and not self._repeats(punch, source, now):
             self._drops["handshake_rate"] += 1
             return False
         full = len(self._by_punch) >= MAX_HALF_OPEN
@@ -114,6 +118,16 @@ class Admission:
             self._drops["half_open_full"] += 1
             return False
         return True
+
+    def _repeats(self, punch: Punch, source: Address, now: float) -> bool:
+        """Whether a punch over the rate came before. Honest attempts repeat the same bytes; a flood needs new ones."""
+        key = (punch.header + punch.message, source)
+        if key in self._limited:
+            return self._patient.take(now)
+        self._limited[key] = None
+        if len(self._limited) > REMEMBERED_PUNCHES:
+            del self._limited[next(iter(self._limited))]
+        return False
 
     def _evict(self, host: str | None) -> bool:
         """Make room by the oldest entry (of a host) that came to nothing: a flood must not keep the honest out.
