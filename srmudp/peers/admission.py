@@ -107,8 +107,9 @@ class Admission:
         if not (expected or self.policy is not AcceptPolicy.NOBODY or self.is_tagged_for_us(punch)):
             self._drops["unsolicited_punch"] += 1
             return False
-        bucket = self._added if registry.is_configured(source) else self._strangers
-        if not bucket.take(now) and not self._repeats(punch, source, now):
+        added = registry.is_configured(source)
+        bucket = self._added if added else self._strangers
+        if not bucket.take(now) and not (added and self._repeats(punch, source, now)):
             self._drops["handshake_rate"] += 1
             return False
         full = len(self._by_punch) >= MAX_HALF_OPEN
