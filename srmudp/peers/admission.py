@@ -27,7 +27,7 @@ MAX_HALF_OPEN: Final = 1024
 """Answered punches remembered at a time."""
 MAX_HALF_OPEN_PER_HOST: Final = 256
 REMEMBERED_PUNCHES: Final = 4096
-"""Punches beyond the rate that are remembered, about 2 MB: a repetition of one is let through."""
+"""Punches beyond the rate that are remembered, half a kilobyte each: a repetition of one is let through."""
 MAX_PENDING: Final = 16
 """Strangers waiting for a decision at a time."""
 PENDING_SECONDS: Final = 300.0

@@ -8,12 +8,13 @@ import time
 import pytest
 
 from srmudp import Config, impaired
+from srmudp.crypto.backend import select_backend
 from tests.real.helpers import ETHERNET, Make, Wire, content, digests, join, state
 
 MIB = 1024 * 1024
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(60)
 def test_a_large_message_and_small_ones_beside_it(make: Make) -> None:
     """16 MiB at 5 % loss, 2 % reordering, 1 % duplication and 1 % corruption each way; small ones do not wait for it.
 
@@ -50,8 +51,7 @@ def test_a_large_message_and_small_ones_beside_it(make: Make) -> None:
         sent: dict[bytes, float] = {}
         small = []
         while not delivery.wait(0.01):  # also paces the small ones
-            # On a path that corrupts, records become single datagrams: with pycryptodome alone each costs 0.1 ms.
-            assert time.monotonic() < began + 45, (state(a), state(b))
+            assert time.monotonic() < began + 30, (state(a), state(b))
             text = b"small %d" % len(sent)
             sent[text] = time.monotonic()
             small.append(a.send(text, "b", channel=2))
@@ -60,6 +60,8 @@ def test_a_large_message_and_small_ones_beside_it(make: Make) -> None:
         end.set()
         reader.join(10)
     lasted = end_of_large[0] - began
+    # On a path that corrupts, records become single datagrams, each an AEAD call: slow with pycryptodome alone.
+    assert lasted < (15 if select_backend().name == "cryptography" else 30)
     assert digests(big) == digests([large])
     assert order == list(sent), "each once and in order"
     early = [text for text, when in sent.items() if when < began + 0.75 * lasted]
