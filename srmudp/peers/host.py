@@ -1,0 +1,88 @@
+"""What a peer and the handshakes see of the endpoint they live in, and the small things they exchange with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+from ..config import Config
+from ..crypto.backend import Backend
+from ..models import Address, PeerId
+from ..protocol.credit import ReceiveBudget
+from ..protocol.events import Event
+from ..protocol.handshake import Agreed
+from ..protocol.session import Session
+
+if TYPE_CHECKING:
+    from .attempts import Attempt
+    from .peer import Peer
+
+T = TypeVar("T")
+
+
+class Transmit(NamedTuple):
+    """Sealed bytes for the transport: datagrams of ``segment_size`` back to back."""
+
+    payload: bytes
+    segment_size: int
+    destination: Address
+
+
+class Receipt(NamedTuple):
+    """What ``message_taken`` needs to know of a message."""
+
+    peer: Peer
+    restarts: int
+    channel: int
+    sequence: int
+    size: int
+
+
+class Host(Protocol):
+    """What a peer asks of the endpoint it lives in."""
+
+    config: Config
+    backend: Backend
+    random: Callable[[int], bytes]
+    timeout: float
+    keepalive: float
+    drops: Counter[str]
+    budget: ReceiveBudget
+    peer_id: PeerId
+
+    def emit(self, event: Event) -> None:
+        """Queue an event."""
+
+    def touch(self, peer: Peer) -> None:
+        """The peer may have something to send or another deadline."""
+
+    def add_job(self, compute: Callable[[], T], commit: Callable[[T | None, float], None]) -> None:
+        """Compute outside the lock, then commit under it; None if the computation found a forgery."""
+
+    def new_index(self) -> int:
+        """A random receive index that is free."""
+        ...
+
+    def note_generation(self, generation: int) -> None:
+        """A session of this generation is being made with some peer."""
+
+    def open_attempt(self, peer: Peer, now: float) -> Attempt:
+        """Begin an attempt; its first arrow is made by a job."""
+        ...
+
+    def forget_attempt(self, attempt: Attempt) -> None:
+        """Its answers are no longer wanted."""
+
+    def new_session(self, peer: Peer, agreed: Agreed, now: float) -> Session:
+        """Keys for a peer, findable by their index."""
+        ...
+
+    def forget_session(self, session: Session) -> None:
+        """Nothing opens under these keys any more."""
+
+    def forget_half_open(self, session: Session) -> None:
+        """The session is confirmed."""
+
+    def finish_removal(self, peer: Peer, now: float) -> None:
+        """The peer's last message is home, or its time is over."""
