@@ -62,7 +62,7 @@ def annex(backend: Backend) -> dict[str, bytes | str]:
     punch = packet.parse_punch(opening.punch)
     answer = handshake.answer_punch(b, punch, a_address, b_index, b_ephemeral, 1)
     agreed_a = handshake.read_public_key(
-        a, opening, packet.parse_public_key(answer.public_key), b_address, lambda instance: 0
+        a, [opening], packet.parse_public_key(answer.public_key), b_address, lambda instance: 0
     )
     agreed_b = handshake.read_shared_key(answer, packet.parse_shared_key(agreed_a.shared_key))
     assert agreed_a.secrets.handshake_hash == agreed_b.secrets.handshake_hash

@@ -103,6 +103,11 @@ def punch_tag(peer_id: PeerId, data: bytes) -> bytes:
     return hmac.digest(sha256(b"srmudp punch tag 1" + peer_id.key).digest(), data, "sha256")[:16]
 
 
+def cookie_tag(peer_id: PeerId, data: bytes) -> bytes:
+    """The same the other way round: who sends a COOKIE shows that it knows its own PeerId, as a forger may not."""
+    return hmac.digest(sha256(b"srmudp cookie tag 1" + peer_id.key).digest(), data, "sha256")[:16]
+
+
 class Identity(Secret):
     """Who we are: a secret seed and the PeerId that others know us by.
 

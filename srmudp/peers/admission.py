@@ -3,29 +3,42 @@
 A punch cannot be matched by its source address alone, since NATs change it. It is answered if it carries a tag keyed by
 our PeerId; or comes from the exact address of an added peer without a key, or from the IP address of exactly one such
 peer; or if strangers are accepted. Everyone else hears silence.
+
+Answers cost key agreements, so they have a rate. Above half of it, or with a half-full table, a punch is answered by a
+cookie alone until it brings one back from the address it claims to come from (:mod:`.cookies`).
 """
 
 from __future__ import annotations
 
 import hmac
+import ipaddress
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 from typing import Final
 
-from ..crypto.keys import punch_tag
+from ..crypto.keys import cookie_tag, punch_tag
 from ..models import Address, PeerId, Trust
 from ..protocol.handshake import Agreed, Answer
 from ..protocol.session import Session
-from ..wire.packet import NO_TAG, Punch
-from .jobs import TokenBucket
-from .peer import ATTEMPT_LIFETIME, Peer
+from ..wire.packet import NO_COOKIE, NO_TAG, Punch, build_cookie
+from .attempts import ATTEMPT_LIFETIME
+from .cookies import Cookies
+from .jobs import PatientBucket, TokenBucket
+from .peer import Peer
 from .registry import Registry
 
 MAX_HALF_OPEN: Final = 1024
 """Answered punches remembered at a time."""
 MAX_HALF_OPEN_PER_HOST: Final = 256
+LEFT_FOR_PROVEN: Final = 0.5
+"""Part of the burst of answers that is left to punches with a cookie."""
+LEFT_FOR_REPEATS: Final = 0.25
+"""Part of it that one host, or a flood of punches whose cookie was read on the way, leaves to others."""
+MAX_PREFIXES: Final = 1024
+"""Networks of strangers whose share of the answers is watched at a time."""
 REMEMBERED_PUNCHES: Final = 4096
 """Punches beyond the rate that are remembered, half a kilobyte each: a repetition of one is let through."""
 MAX_PENDING: Final = 16
@@ -37,6 +50,14 @@ IP_MATCH_AFTER: Final = 2.0
 """Seconds we have punched at a peer's exact address before its IP address alone is a match: a neighbour behind the same
 carrier NAT must not be faster than the peer itself."""
 REMEMBERED_ANSWERS: Final = 1024
+
+
+class Reply(Enum):
+    """What a punch is answered by."""
+
+    PUBLIC_KEY = "public_key"
+    COOKIE = "cookie"
+    SILENCE = "silence"
 
 
 class AcceptPolicy(Enum):
@@ -78,15 +99,24 @@ class HalfOpen:
 class Admission:
     """Decides; holds no sessions. Called under the endpoint lock."""
 
-    def __init__(self, own: PeerId, policy: AcceptPolicy, registry: Registry, drops: Counter[str], rate: float) -> None:
+    def __init__(
+        self,
+        own: PeerId,
+        policy: AcceptPolicy,
+        registry: Registry,
+        drops: Counter[str],
+        rate: float,
+        random: Callable[[int], bytes],
+    ) -> None:
         self._own = own
         self.policy = policy
         self._registry = registry
         self._drops = drops
         self._strangers = TokenBucket(rate, 2 * rate)
-        self._added = TokenBucket(rate, 4 * rate)
-        self._patient = TokenBucket(rate, rate)
-        self._limited: dict[tuple[bytes, Address], None] = {}
+        self._added = PatientBucket(rate, 4 * rate, REMEMBERED_PUNCHES)
+        self._rate = rate
+        self._prefixes: dict[str, TokenBucket] = {}
+        self._cookies = Cookies(random)
         self._by_punch: dict[tuple[bytes, Address], HalfOpen] = {}
         self._by_index: dict[int, HalfOpen] = {}
         self._per_host: Counter[str] = Counter()
@@ -100,35 +130,48 @@ class Admission:
         """True if the sender knows our PeerId. A wrong tag counts as none."""
         return punch.tag != NO_TAG and hmac.compare_digest(punch_tag(self._own, punch.tagged_bytes), punch.tag)
 
-    def may_answer(self, punch: Punch, source: Address, now: float) -> bool:
+    def reply_to(self, punch: Punch, source: Address, now: float) -> Reply:
         """Whether a punch deserves the cost of an answer; counts why not."""
         registry = self._registry
         expected = registry.expects(source) or self._match_by_ip(source, now) is not None
         if not (expected or self.policy is not AcceptPolicy.NOBODY or self.is_tagged_for_us(punch)):
             self._drops["unsolicited_punch"] += 1
-            return False
-        added = registry.is_configured(source)
-        bucket = self._added if added else self._strangers
-        if not bucket.take(now) and not (added and self._repeats(punch, source, now)):
-            self._drops["handshake_rate"] += 1
-            return False
+            return Reply.SILENCE
+        proven = punch.cookie != NO_COOKIE and self._cookies.holds(punch.cookie, source, punch.index, now)
+        added = registry.is_configured(source.host)
+        if not proven and len(self._by_punch) >= MAX_HALF_OPEN // 2:
+            self._drops["cookie_demanded"] += 1
+            return Reply.COOKIE
+        if not (self._added_may if added else self._stranger_may)(punch, source, proven, now):
+            self._drops["handshake_rate" if proven else "cookie_demanded"] += 1
+            return Reply.SILENCE if proven else Reply.COOKIE
         full = len(self._by_punch) >= MAX_HALF_OPEN
         if (full or self._per_host[source.host] >= MAX_HALF_OPEN_PER_HOST) and not self._evict(
             None if full else source.host
         ):
             self._drops["half_open_full"] += 1
-            return False
-        return True
+            return Reply.SILENCE
+        return Reply.PUBLIC_KEY
 
-    def _repeats(self, punch: Punch, source: Address, now: float) -> bool:
-        """Whether a punch over the rate came before. Honest attempts repeat the same bytes; a flood needs new ones."""
-        key = (punch.header + punch.message, source)
-        if key in self._limited:
-            return self._patient.take(now)
-        self._limited[key] = None
-        if len(self._limited) > REMEMBERED_PUNCHES:
-            del self._limited[next(iter(self._limited))]
-        return False
+    def _added_may(self, punch: Punch, source: Address, proven: bool, now: float) -> bool:
+        event = (punch.header + punch.message, source)
+        return self._added.take(event, now, LEFT_FOR_REPEATS if proven else LEFT_FOR_PROVEN)
+
+    def _stranger_may(self, punch: Punch, source: Address, proven: bool, now: float) -> bool:
+        if not proven:
+            return self._strangers.take(now, LEFT_FOR_PROVEN)
+        # A network that can read its own mail may have many addresses: no more than a share for each.
+        prefix = prefix_of(source.host)
+        bucket = self._prefixes.pop(prefix, None) or TokenBucket(self._rate / 4, self._rate / 2)
+        self._prefixes[prefix] = bucket
+        if len(self._prefixes) > MAX_PREFIXES:
+            del self._prefixes[next(iter(self._prefixes))]
+        return bucket.take(now) and self._strangers.take(now)
+
+    def cookie_for(self, punch: Punch, source: Address, now: float) -> bytes:
+        """The COOKIE datagram that demands a proof of the source address. Smaller than the punch."""
+        cookie = self._cookies.make(source, punch.index, now)
+        return build_cookie(punch.index, cookie, lambda data: cookie_tag(self._own, data))
 
     def _evict(self, host: str | None) -> bool:
         """Make room by the oldest entry (of a host) that came to nothing: a flood must not keep the honest out.
@@ -210,10 +253,10 @@ class Admission:
         return None
 
     def _match_by_ip(self, source: Address, now: float) -> Peer | None:
-        near = self._registry.at_host(source.host)
-        if len(near) != 1 or near[0].peer_id is not None or self._registry.is_somebodys(source):
+        near = self._registry.only_one_at(source.host)
+        if near is None or near.peer_id is not None or self._registry.is_somebodys(source):
             return None
-        return near[0] if now >= near[0].since + IP_MATCH_AFTER else None
+        return near if now >= near.since + IP_MATCH_AFTER else None
 
     def judge(self, agreed: Agreed, now: float) -> tuple[Verdict, bool]:
         """What to do with a stranger.
@@ -251,3 +294,10 @@ class Admission:
     def revoke(self, peer_id: PeerId) -> None:
         """A decision no longer holds: the peer was removed."""
         self._decided.pop(peer_id, None)
+
+
+def prefix_of(host: str) -> str:
+    """The network that one subscriber has: an IPv4 address itself, the /64 of an IPv6 address."""
+    if ":" not in host:
+        return host
+    return str(ipaddress.IPv6Address(int(ipaddress.IPv6Address(host.partition("%")[0])) >> 64 << 64))

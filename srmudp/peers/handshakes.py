@@ -6,11 +6,14 @@ worth the cost; the job's commit decides under the lock, on the state as it is t
 
 from __future__ import annotations
 
+import hmac
 from collections import deque
 from functools import partial
+from hashlib import sha256
 from typing import Any, Final
 
 from ..crypto.backend import Backend
+from ..crypto.keys import cookie_tag
 from ..models import Address, EventKind, PeerEvent, PeerId, PeerState, Trust
 from ..protocol.events import Failure, RoomFreed
 from ..protocol.handshake import (
@@ -25,13 +28,19 @@ from ..protocol.handshake import (
 )
 from ..protocol.session import Session
 from ..wire.frames import Close, CloseCode, serialise
-from ..wire.packet import parse_public_key, parse_punch, parse_shared_key
-from .admission import Admission, HalfOpen, Verdict
-from .jobs import Job
-from .peer import MAX_JOBS, Attempt, Host, Peer, Transmit
+from ..wire.packet import parse_cookie, parse_public_key, parse_punch, parse_shared_key
+from .admission import Admission, HalfOpen, Reply, Verdict
+from .attempts import MAX_JOBS, Attempt
+from .host import Host, Transmit
+from .jobs import Job, PatientBucket
+from .peer import Peer
 from .registry import Registry
 
 MAX_KEY_AGREEMENT_JOBS: Final = 256
+MAX_COOKIES: Final = 4
+"""Cookies that one attempt takes from one address: an honest responder changes its own once in two minutes."""
+REMEMBERED_ANSWERS: Final = 1024
+"""Answers beyond the rate that are remembered by their hash."""
 GENERATION_TRUST: Final = 1 << 31
 """A generation beyond it is some peer's nonsense and is not carried over to others."""
 
@@ -39,7 +48,9 @@ GENERATION_TRUST: Final = 1 << 31
 class Handshakes:
     """Every attempt of one socket, ours and others'. Called under the endpoint lock."""
 
-    def __init__(self, host: Host, us: Self, backend: Backend, registry: Registry, admission: Admission) -> None:
+    def __init__(
+        self, host: Host, us: Self, backend: Backend, registry: Registry, admission: Admission, rate: float
+    ) -> None:
         self._host = host
         self._us = us
         self._backend = backend
@@ -47,6 +58,7 @@ class Handshakes:
         self._admission = admission
         self._attempts: dict[int, tuple[Peer, Attempt]] = {}
         self._generation = 0
+        self._public_keys = PatientBucket(rate, 4 * rate, REMEMBERED_ANSWERS)
         self.jobs: deque[Job[Any]] = deque()
         self.answers: deque[Transmit] = deque()
         """Datagrams for whoever punched; they belong to no peer yet."""
@@ -82,7 +94,7 @@ class Handshakes:
     def on_punch(self, datagram: bytes, source: Address, now: float) -> None:
         punch = parse_punch(datagram)
         own = self._attempts.get(punch.index)
-        if own is not None and own[1].opening is not None and own[1].opening.punch == datagram:
+        if own is not None and any(opening.punch == datagram for opening in own[1].openings()):
             self._host.drops["reflected_punch"] += 1
             own[0].failure = "our own punch came back: is the address our own?"
             return
@@ -91,7 +103,11 @@ class Handshakes:
             if known.answer is not None:
                 self.answers.append(Transmit(known.answer.public_key, len(known.answer.public_key), source))
             return
-        if not self._admission.may_answer(punch, source, now):
+        reply = self._admission.reply_to(punch, source, now)
+        if reply is Reply.COOKIE:
+            demand = self._admission.cookie_for(punch, source, now)
+            self.answers.append(Transmit(demand, len(demand), source))
+        if reply is not Reply.PUBLIC_KEY:
             return
         if len(self.jobs) >= MAX_KEY_AGREEMENT_JOBS:
             self._host.drops["handshake_busy"] += 1
@@ -112,9 +128,38 @@ class Handshakes:
 
         self.jobs.append(Job(compute, commit))
 
+    def on_cookie(self, datagram: bytes, source: Address) -> None:
+        """A responder under load wants to see that we are where we seem to be."""
+        reply = parse_cookie(datagram)
+        peer, attempt = self._attempts.get(reply.index, (None, None))
+        if peer is None or attempt is None:
+            self._host.drops["unknown_index"] += 1
+            return
+        addressee = attempt.addressee
+        if source not in peer.targets() or attempt.opening is None or attempt.agreed is not None:
+            self._host.drops["unwanted_cookie"] += 1
+            return
+        if addressee is not None and not hmac.compare_digest(cookie_tag(addressee, reply.tagged_bytes), reply.tag):
+            self._host.drops["bad_cookie"] += 1
+            return
+        demanded = attempt.cookies.setdefault(source, {})
+        if reply.cookie in demanded:
+            return
+        if len(demanded) >= MAX_COOKIES:
+            self._host.drops["unwanted_cookie"] += 1
+            return
+        demanded[reply.cookie] = None
+        compute = partial(open_attempt, self._us, attempt.index, self._host.random(32), addressee, cookie=reply.cookie)
+
+        def commit(opening: Opening | None, now: float) -> None:
+            peer.on_cookie(attempt, source, reply.cookie, opening, now)
+            self._host.touch(peer)
+
+        self.jobs.append(Job(compute, commit))
+
     # --- the second arrow
 
-    def on_public_key(self, datagram: bytes, source: Address) -> None:
+    def on_public_key(self, datagram: bytes, source: Address, now: float) -> None:
         message = parse_public_key(datagram)
         entry = self._attempts.get(message.index)
         if entry is None:
@@ -127,6 +172,9 @@ class Handshakes:
         if len(attempt.jobs) >= MAX_JOBS:
             self._host.drops["handshake_busy"] += 1
             return
+        if not self._public_keys.take(sha256(datagram).digest(), now):
+            self._host.drops["handshake_rate"] += 1
+            return
         attempt.jobs.add(datagram)
         instance, generation, tried = peer.instance, peer.generation, peer.tried
 
@@ -134,7 +182,7 @@ class Handshakes:
             known = generation if other == instance else 0
             return max(known, tried[1] if tried[0] == other else 0)
 
-        compute = partial(read_public_key, self._us, attempt.opening, message, source, generation_after)
+        compute = partial(read_public_key, self._us, attempt.openings(), message, source, generation_after)
 
         def commit(agreed: Agreed | None, now: float) -> None:
             attempt.jobs.discard(datagram)
@@ -219,10 +267,9 @@ class Handshakes:
         peer.cancel_attempt()
         peer.drop_candidate()
         waiting = [message for channel in peer.connection.sending.channels.values() for message in channel.waiting]
+        self._registry.set_addresses(owner, (*owner.addresses, *peer.addresses))
         self._registry.drop(peer)
         peer.state = PeerState.PASSIVE
-        owner.addresses += [address for address in peer.addresses if address not in owner.addresses]
-        peer.addresses = []
         if owner.lingering or owner.stranger:
             if owner.stranger:
                 owner.stranger = False

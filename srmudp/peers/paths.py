@@ -12,11 +12,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..models import Address
+from ..wire.packet import RECORD_OVERHEAD, TAG
 
 PROPOSAL_INTERVAL: Final = 0.5
 """Seconds between two proposals of one peer: bounds what goes to addresses that prove nothing."""
 MIN_WAIT: Final = 0.05
 """Seconds the old address has at least to answer."""
+PROOF_FACTOR: Final = 3
+"""Bytes that may go to an address that proved nothing, for each byte that came from there (RFC 9000 section 8.1)."""
+PROOF_INTERVAL: Final = 0.25
+"""Seconds between two challenges to one."""
+UNPROVEN_SENDS: Final = 3
+"""Times SHARED_KEY is sent to an address that answered though we did not punch it: it may be somebody else's."""
+CHALLENGE_SIZE: Final = RECORD_OVERHEAD + 16 + TAG
+"""Bytes of a datagram with a challenge."""
 
 
 @dataclass(slots=True)
@@ -30,6 +39,39 @@ class PathProbe:
     decide_at: float
     new_answered: bool = False
     old_answered: bool = False
+
+
+class AddressProof:
+    """A session was agreed with an address that we never punched. It may be anybody's: the peer wrote it on its answer.
+
+    A peer needs to read none of our messages to get so far. Until it answered a challenge, nothing else goes there.
+    """
+
+    def __init__(self, address: Address, nonce: bytes, now: float) -> None:
+        self.address = address
+        self.nonce = nonce
+        self._credit = 0
+        self._next_at = now
+
+    def on_received(self, size: int) -> None:
+        """An authenticated record came from there."""
+        self._credit += PROOF_FACTOR * size
+
+    def next_timer(self) -> float | None:
+        """When the challenge is to be sent (again)."""
+        return self._next_at if self._credit >= CHALLENGE_SIZE else None
+
+    def take(self, now: float) -> bool:
+        """True if the challenge is to be sent now, which is then counted."""
+        if self._credit < CHALLENGE_SIZE or now < self._next_at:
+            return False
+        self._credit -= CHALLENGE_SIZE
+        self._next_at = now + PROOF_INTERVAL
+        return True
+
+    def is_answer(self, nonce: bytes, source: Address) -> bool:
+        """Whether a response proves the address."""
+        return nonce == self.nonce and source == self.address
 
 
 class PathValidator:

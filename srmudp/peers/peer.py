@@ -9,21 +9,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import deque
 from functools import partial
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, TypeVar
 
-from ..config import Config
-from ..crypto.backend import Backend
 from ..crypto.protection import EpochSecrets
 from ..exceptions import DecodeError, RemoteProtocolError
 from ..models import Address, EventKind, PeerEvent, PeerId, PeerState, PeerStats, PeerStatus, Trust
 from ..protocol.congestion import make_controller
 from ..protocol.connection import Connection
-from ..protocol.credit import ReceiveBudget
-from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed
+from ..protocol.events import Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed
 from ..protocol.handshake import Agreed, Opening, outranks
 from ..protocol.mtu import MtuDiscovery
 from ..protocol.pacer import Pacer
@@ -43,110 +38,19 @@ from ..wire.frames import (
     parse_frames,
     serialise,
 )
-from .paths import PathValidator
+from .attempts import (
+    ATTEMPT_LIFETIME,
+    FIRST_PHASE,
+    REFUSED_PUNCHES,
+    Attempt,
+    punch_interval,
+)
+from .host import Host, Receipt, Transmit
+from .paths import UNPROVEN_SENDS, AddressProof, PathValidator
 
 T = TypeVar("T")
 
-ATTEMPT_LIFETIME: Final = 10.0
-"""Seconds one attempt repeats identical PUNCH bytes, and a half-open session lives."""
-FIRST_PUNCHES: Final = 0.2
-"""Seconds between the first punches to a new peer, for FIRST_PHASE seconds: two NATs open at about the same time."""
-FIRST_PHASE: Final = 2.0
-SECOND_PUNCHES: Final = 1.0
-SECOND_PHASE: Final = 30.0
-SLOWEST_PUNCHES: Final = 15.0
-TIRED_AFTER: Final = 600.0
-TIRED_PUNCHES: Final = 30.0
-REFUSED_PUNCHES: Final = 15.0
-SHARED_KEY_INTERVAL: Final = 0.25
-"""Seconds between repetitions of SHARED_KEY at first; doubles up to a second."""
-MAX_JOBS: Final = 16
-"""Answers to one attempt that are checked at a time; an honest one comes with every punch."""
 STRANGER_SILENCE: Final = 600.0
-
-
-class Transmit(NamedTuple):
-    """Sealed bytes for the transport: datagrams of ``segment_size`` back to back."""
-
-    payload: bytes
-    segment_size: int
-    destination: Address
-
-
-class Receipt(NamedTuple):
-    """What ``message_taken`` needs to know of a message."""
-
-    peer: Peer
-    restarts: int
-    channel: int
-    sequence: int
-    size: int
-
-
-@dataclass(slots=True)
-class Attempt:
-    """Our own try to reach the peer: punching until answered, then SHARED_KEY until established."""
-
-    index: int
-    started_at: float
-    addressee: PeerId | None
-    opening: Opening | None = None
-    next_send: float = 0.0
-    sends: int = 0
-    jobs: set[bytes] = field(default_factory=set)
-    agreed: Agreed | None = None
-    agreed_at: float = 0.0
-    answered_from: Address | None = None
-    interval: float = SHARED_KEY_INTERVAL
-
-
-class Host(Protocol):
-    """What a peer asks of the endpoint it lives in."""
-
-    config: Config
-    backend: Backend
-    random: Callable[[int], bytes]
-    timeout: float
-    keepalive: float
-    drops: Counter[str]
-    budget: ReceiveBudget
-    peer_id: PeerId
-
-    def emit(self, event: Event) -> None:
-        """Queue an event."""
-
-    def touch(self, peer: Peer) -> None:
-        """The peer may have something to send or another deadline."""
-
-    def add_job(self, compute: Callable[[], T], commit: Callable[[T | None, float], None]) -> None:
-        """Compute outside the lock, then commit under it; None if the computation found a forgery."""
-
-    def new_index(self) -> int:
-        """A random receive index that is free."""
-        ...
-
-    def note_generation(self, generation: int) -> None:
-        """A session of this generation is being made with some peer."""
-
-    def open_attempt(self, peer: Peer, now: float) -> Attempt:
-        """Begin an attempt; its first arrow is made by a job."""
-        ...
-
-    def forget_attempt(self, attempt: Attempt) -> None:
-        """Its answers are no longer wanted."""
-
-    def new_session(self, peer: Peer, agreed: Agreed, now: float) -> Session:
-        """Keys for a peer, findable by their index."""
-        ...
-
-    def forget_session(self, session: Session) -> None:
-        """Nothing opens under these keys any more."""
-
-    def forget_half_open(self, session: Session) -> None:
-        """The session is confirmed."""
-
-    def finish_removal(self, peer: Peer, now: float) -> None:
-        """The peer's last message is home, or its time is over."""
 
 
 class Peer:
@@ -164,7 +68,12 @@ class Peer:
         self.since = now  # when connecting or reconnecting began
         self.failure: str | None = None
         self.connection = Connection(
-            endpoint.config, endpoint.drops, endpoint.budget, endpoint.random(8), lambda: endpoint.touch(self)
+            endpoint.config,
+            endpoint.drops,
+            endpoint.budget,
+            endpoint.random(8),
+            lambda: endpoint.touch(self),
+            endpoint.random,
         )
         self.attempt: Attempt | None = None
         self.candidate: Session | None = None
@@ -177,6 +86,7 @@ class Peer:
         self.last_sent = now
         self.last_address: Address | None = None
         self.validator = PathValidator()
+        self.proof: AddressProof | None = None  # until it is answered nothing but challenges goes to the path
         self.rekeying: Rekeying | None = None
         self.outbox: deque[Transmit] = deque()
         self.linger_until: float | None = None
@@ -244,18 +154,8 @@ class Peer:
     # --- opening: our own attempt
 
     def punch_interval(self, now: float) -> float:
-        """Seconds to the next punch: eager at first, then with backoff and jitter."""
-        waited = now - self.since
-        if self.state is PeerState.REFUSED:
-            base = REFUSED_PUNCHES
-        elif waited < FIRST_PHASE and self.state is PeerState.CONNECTING:
-            base = FIRST_PUNCHES
-        elif waited < SECOND_PHASE:
-            base = SECOND_PUNCHES
-        elif waited < TIRED_AFTER:
-            base = min(SLOWEST_PUNCHES, waited / SECOND_PHASE)
-        else:
-            base = TIRED_PUNCHES
+        """Seconds to the next punch: the schedule, with jitter."""
+        base = punch_interval(self.state, now - self.since)
         return base * (0.875 + self._endpoint.random(1)[0] / 1024)
 
     def _wants_attempt(self) -> bool:
@@ -285,6 +185,8 @@ class Peer:
                 attempt.sends += 1
                 attempt.next_send = now + attempt.interval
                 attempt.interval = min(1.0, attempt.interval * 2)
+                if attempt.sends >= UNPROVEN_SENDS and attempt.answered_from not in self.targets():
+                    attempt.next_send = attempt.agreed_at + ATTEMPT_LIFETIME
             return
         if attempt.opening is None:
             return
@@ -301,7 +203,9 @@ class Peer:
             self._advance_attempt(now)
         elif now >= attempt.next_send:
             for target in self.targets():
-                self.send_datagram(attempt.opening.punch, target, now)
+                # In turn: a cookie may be forged by who saw the punch, and the plain one is all it takes in peace.
+                openings = attempt.openings(target)
+                self.send_datagram(openings[attempt.sends % len(openings)].punch, target, now)
             attempt.sends += 1
             attempt.next_send = now + interval
 
@@ -322,6 +226,15 @@ class Peer:
         self._endpoint.note_generation(agreed.generation)
         self._set_candidate(self._endpoint.new_session(self, agreed, now), source)
         self._advance_attempt(now)
+
+    def on_cookie(self, attempt: Attempt, target: Address, cookie: bytes, opening: Opening | None, now: float) -> None:
+        """The first arrow with a cookie is ready."""
+        if self.attempt is attempt and opening is not None:
+            attempt.cookies[target][cookie] = opening
+            if attempt.agreed is None:
+                attempt.sends = len(attempt.openings(target)) - 1  # this one is next
+                attempt.next_send = now
+                self._advance_attempt(now)
 
     def cancel_attempt(self) -> None:
         """Our own attempt ends; its answers are no longer waited for."""
@@ -391,12 +304,18 @@ class Peer:
         assert path is not None
         connection.bytes_received += size
         connection.datagrams_received += opened.segments
+        if self.proof is not None and source == self.proof.address:
+            self.proof.on_received(size)
+            self._challenge(now)
         if source != path.address and opened.segments == 1 and opened.number == session.receiver.largest:
             self._propose(source, now)
         try:
             connection.on_record(opened, size, now)
         except RemoteProtocolError as error:
             self._endpoint.drops["protocol_error"] += 1
+            # What came before the breach counts, but nothing may be left lying for the next session.
+            self._hand_out_arrived()
+            connection.signals.clear()
             self.send_close(CloseCode.PROTOCOL_ERROR, str(error), now)
             self.lose(f"it broke the protocol: {error}", now)
             return
@@ -431,10 +350,15 @@ class Peer:
         agreed = session.agreed
         new_instance = agreed.hello.instance != self.instance
         path = connection.path
+        # Who answers an initiator needs to read neither the third arrow nor our records.
+        proven = not agreed.initiator or source in self.targets()
         if path is None or path.address != source:
             path = self._new_path(source, now)
             if rtt is not None:
                 path.rtt.update(max(rtt, 1e-5), 0.0, now)
+        elif self.proof is None:
+            proven = True
+        self.proof = None if proven else AddressProof(source, endpoint.random(8), now)
         session.confirmed = True
         if new_instance:
             if agreed.hello.instance in self.past_instances:
@@ -451,7 +375,8 @@ class Peer:
             endpoint.forget_session(old)
         self.validator = PathValidator()
         self.rekeying = Rekeying(session, endpoint.backend, now)
-        self.last_address = source
+        if self.proof is None:
+            self.last_address = source
         self.last_heard = now
         self.failure = None
         endpoint.forget_half_open(session)
@@ -468,14 +393,7 @@ class Peer:
     def _collect(self, source: Address, now: float) -> None:
         """Turn what the connection produced into events."""
         connection = self.connection
-        if connection.arrived:
-            arrived, connection.arrived = connection.arrived, []
-            for channel, sequence, content in arrived:
-                self._hand_out(channel, sequence, content)
-        if connection.arrived_unreliable:
-            unreliable, connection.arrived_unreliable = connection.arrived_unreliable, []
-            for channel, content in unreliable:
-                self._hand_out(channel, -1, content)
+        self._hand_out_arrived()
         if connection.signals:
             signals, connection.signals = connection.signals, []
             answered = False
@@ -487,6 +405,17 @@ class Peer:
                     answered = True
                 self._on_signal(frame, source, now)
         self.collect_settled(now)
+
+    def _hand_out_arrived(self) -> None:
+        connection = self.connection
+        if connection.arrived:
+            arrived, connection.arrived = connection.arrived, []
+            for channel, sequence, content in arrived:
+                self._hand_out(channel, sequence, content)
+        if connection.arrived_unreliable:
+            unreliable, connection.arrived_unreliable = connection.arrived_unreliable, []
+            for channel, content in unreliable:
+                self._hand_out(channel, -1, content)
 
     def _hand_out(self, channel: int, sequence: int, content: bytes) -> None:
         if self.lingering or self.peer_id is None:
@@ -529,6 +458,10 @@ class Peer:
             self._send_sealed(session, [PathResponse(frame.nonce)], source, now)
         elif isinstance(frame, PathResponse):
             self.validator.on_response(frame.nonce, source)
+            if self.proof is not None and self.proof.is_answer(frame.nonce, source):
+                self.proof = None
+                self.last_address = source
+                self._endpoint.touch(self)
         elif isinstance(frame, KeyUpdate):
             self._answer_key_update(frame, now)
         elif isinstance(frame, KeyUpdateReply):
@@ -626,9 +559,16 @@ class Peer:
             self._send_sealed(session, [PathChallenge(probe.nonce_new)], source, now)
             self._send_sealed(session, [PathChallenge(probe.nonce_old)], path.address, now)
 
+    def _challenge(self, now: float) -> None:
+        """Ask the address that the session was agreed with to prove itself, if it is time."""
+        session, proof = self.connection.session, self.proof
+        if session is not None and proof is not None and proof.take(now):
+            self._send_sealed(session, [PathChallenge(proof.nonce)], proof.address, now)
+
     def _move(self, address: Address, now: float) -> None:
         path = self.connection.path
         assert path is not None
+        self.proof = None
         if address.host == path.address.host:
             path.address = address  # a new port alone is a NAT
         else:
@@ -645,15 +585,30 @@ class Peer:
 
     # --- time
 
+    @property
+    def keepalive_at(self) -> float:
+        """When a connected peer must hear of us."""
+        return self.last_sent + self._endpoint.keepalive
+
+    def keep_alive(self, now: float) -> None:
+        """Let the peer hear of us and ask for a sign of life."""
+        self.last_sent = now
+        self.connection.ping()
+        self._endpoint.touch(self)
+
     def next_timer(self) -> float | None:
         """When :meth:`on_timer` must be called."""
-        times: list[float | None] = [self.connection.next_timer(), self.linger_until]
+        times: list[float | None] = [self.linger_until]
+        if self.proof is None:
+            times.append(self.connection.next_timer())
+        else:
+            times += [self.proof.next_timer(), self.connection.sending.next_expiry()]
         attempt = self.attempt
         if self.connected:
             assert self.last_heard is not None
             times += [
                 self.last_heard + self._endpoint.timeout,
-                self.last_sent + self._endpoint.keepalive,
+                self.keepalive_at,
                 self.validator.next_timer(),
                 self.rekeying.next_timer() if self.rekeying is not None else None,
             ]
@@ -676,17 +631,17 @@ class Peer:
             moved = self.validator.decide(now)
             if moved is not None:
                 self._move(moved, now)
+            self._challenge(now)
             if self.rekeying is not None:
                 self.rekeying.on_timer(now)
                 if self.rekeying.due(now):
                     self._begin_key_update()
-            if connection.session is not None and connection.session.keys.exhausted:
+            if connection.session is not None and connection.session.worn_out:
                 self.lose("the keys of the session are worn out", now)
             elif now >= self.last_heard + self._endpoint.timeout:
                 self.lose(f"nothing heard for {self._endpoint.timeout:g} s", now)
-            elif now >= self.last_sent + self._endpoint.keepalive:
-                self.last_sent = now
-                connection.ping()
+            elif now >= self.keepalive_at:
+                self.keep_alive(now)
         if self.candidate is not None and now >= self.candidate.created_at + ATTEMPT_LIFETIME:
             self.drop_candidate()
             if self.attempt is not None and self.attempt.agreed is not None:
@@ -700,13 +655,27 @@ class Peer:
         ):
             self._endpoint.finish_removal(self, now)
 
+    def on_resumed(self, slept: float, now: float) -> None:
+        """We stood still for ``slept`` seconds: ask for a sign of life, or connect anew at once and without backoff."""
+        if self.connected:
+            if slept >= self._endpoint.timeout:
+                self.lose(f"slept for {slept:.0f} s", now)  # it has long given us up
+                self.next_attempt_at = now
+            else:
+                self.last_sent = now
+                self.connection.ping()
+        elif self.state in (PeerState.CONNECTING, PeerState.LOST):
+            self.since = self.next_attempt_at = now
+            if self.attempt is not None:
+                self.attempt.next_send = min(self.attempt.next_send, now)
+
     def lose(self, reason: str, now: float, state: PeerState = PeerState.LOST) -> None:
         """The session is over; what was queued waits for the next one."""
         was_connected = self.connected
         if self.connection.session is not None:
             self._endpoint.forget_session(self.connection.session)
             self.connection.stop()
-            self.rekeying = None
+            self.rekeying = self.proof = None
         self.state = state
         self.failure = reason
         self.since = now
@@ -736,7 +705,12 @@ class Peer:
         if self.outbox:
             return self.outbox.popleft()
         connection = self.connection
+        if connection.session is not None and connection.session.worn_out:
+            self.lose("the keys of the session are worn out", now)
+        if self.proof is not None:
+            return None
         batch = connection.poll_transmit(now)
+
         if batch is None:
             return None
         self.last_sent = now

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from ..exceptions import UnknownPeer
 from ..models import Address, PeerId
 from .peer import Peer
+
+Key = TypeVar("Key")
 
 REMEMBERED_REMOVALS = 4096
 """Removed PeerIds that are refused; the oldest is forgotten first."""
@@ -20,6 +23,8 @@ class Registry:
         self._by_id: dict[PeerId, Peer] = {}
         self._peers: dict[int, Peer] = {}
         self._removed: dict[PeerId, None] = {}
+        self._at: dict[Address, list[Peer]] = {}
+        self._near: dict[str, list[Peer]] = {}
 
     def __iter__(self) -> Iterator[Peer]:
         """Every peer, lingering ones included."""
@@ -53,39 +58,57 @@ class Registry:
 
     def at(self, address: Address) -> list[Peer]:
         """Unpinned peers without a key that are configured at exactly this address."""
-        return [peer for peer in self._open_names() if address in peer.addresses]
+        # Lingering ones included: what was sent before the name was removed is theirs, not their neighbour's.
+        return [peer for peer in self._at.get(address, ()) if peer.peer_id is None]
 
     def expects(self, address: Address) -> bool:
         """True if an unpinned peer is configured at exactly this address, whether its key is known or not."""
-        return any(not peer.pinned and address in peer.addresses for peer in self._peers.values())
+        return any(not peer.pinned for peer in self._at.get(address, ()))
 
-    def at_host(self, host: str) -> list[Peer]:
-        """Unpinned, unconnected peers configured at this IP address: whoever knocks from it may be any of them.
+    def only_one_at(self, host: str) -> Peer | None:
+        """The unpinned, unconnected peer configured at this IP address, if there is exactly one.
 
-        Those that have proven a key are among them: their program may have come back with a new one.
+        Whoever knocks from there may be any of them, also one that has proven a key: its program may have come back
+        with a new one.
         """
-        return [
-            peer
-            for peer in self._peers.values()
-            if not (peer.pinned or peer.connected) and any(address.host == host for address in peer.addresses)
-        ]
+        found = None
+        for peer in self._near.get(host, ()):
+            if not (peer.pinned or peer.connected):
+                if found is not None:
+                    return None
+                found = peer
+        return found
 
     def is_somebodys(self, address: Address) -> bool:
         """True if any peer is configured at exactly this address."""
-        return any(address in peer.addresses for peer in self._peers.values())
+        return address in self._at
 
-    def _open_names(self) -> Iterator[Peer]:
-        # Lingering ones included: what was sent before the name was removed is theirs, not their neighbour's.
-        return (p for p in self._peers.values() if p.peer_id is None)
-
-    def is_configured(self, address: Address) -> bool:
+    def is_configured(self, host: str) -> bool:
         """True if any peer was added with an address of this host."""
-        return any(a.host == address.host for peer in self._peers.values() for a in peer.addresses)
+        return host in self._near
+
+    def set_addresses(self, peer: Peer, addresses: Sequence[Address]) -> None:
+        """Where the peer is configured to be, from now on; each address once."""
+        self._unfile(peer)
+        peer.addresses = list(dict.fromkeys(addresses))
+        if id(peer) in self._peers:
+            self._file(peer)
+
+    def _file(self, peer: Peer) -> None:
+        for address in peer.addresses:
+            self._at.setdefault(address, []).append(peer)
+        for host in dict.fromkeys(address.host for address in peer.addresses):
+            self._near.setdefault(host, []).append(peer)
+
+    def _unfile(self, peer: Peer) -> None:
+        _take_out(self._at, peer.addresses, peer)
+        _take_out(self._near, dict.fromkeys(address.host for address in peer.addresses), peer)
 
     def add(self, peer: Peer) -> None:
         """A new peer under its name."""
         self._peers[id(peer)] = peer
         self._names[peer.name] = peer
+        self._file(peer)
 
     def bind(self, peer: Peer, peer_id: PeerId) -> None:
         """The peer's key is known from now on."""
@@ -127,6 +150,7 @@ class Registry:
     def drop(self, peer: Peer) -> None:
         """Forget the peer altogether."""
         self.free_names(peer)
+        self.set_addresses(peer, ())
         self._peers.pop(id(peer), None)
         if peer.peer_id is not None and self._by_id.get(peer.peer_id) is peer:
             del self._by_id[peer.peer_id]
@@ -152,3 +176,12 @@ class Registry:
             name = f"{base}-{counter}"
             counter += 1
         return name
+
+
+def _take_out(index: dict[Key, list[Peer]], keys: Iterable[Key], peer: Peer) -> None:
+    for key in keys:
+        peers = index.get(key, [])
+        if peer in peers:
+            peers.remove(peer)
+        if not peers:
+            index.pop(key, None)

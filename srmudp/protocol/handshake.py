@@ -2,7 +2,7 @@
 
 ::
 
-    A -> B  PUNCH        e, clear; a tag keyed by B's PeerId where A knows it
+    A -> B  PUNCH        e, clear; a tag keyed by B's PeerId where A knows it; a cookie where B demanded one
     B -> A  PUBLIC_KEY   e, ee, s, es; sealed Hello of B
     A -> B  SHARED_KEY   s, se; sealed Hello of A
     B -> A  ESTABLISHED  the first record; B sends nothing else until a record of A opened; A answers at once
@@ -23,7 +23,7 @@ attempt that ended was either never authenticated (its SHARED_KEY never left) or
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +33,7 @@ from ..crypto.noise import HandshakeState, SessionSecrets
 from ..exceptions import AuthenticationError, IdentityError
 from ..models import Address, PeerId
 from ..wire.packet import (
+    NO_COOKIE,
     VERSION,
     HandshakeMessage,
     Hello,
@@ -76,7 +77,11 @@ class Self:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Opening:
-    """An attempt of ours: the PUNCH that is repeated unchanged, and the state that waits for the answer."""
+    """An attempt of ours: the PUNCH that is repeated unchanged, and the state that waits for the answer.
+
+    Once a responder demanded a cookie, an attempt has a second opening, which carries it. Both have the same index,
+    which the cookie is bound to, and ephemeral keys of their own.
+    """
 
     index: int
     state: HandshakeState
@@ -111,7 +116,9 @@ class Agreed:
     shared_key: bytes = b""
 
 
-def open_attempt(us: Self, index: int, ephemeral_private: bytes, addressee: PeerId | None) -> Opening:
+def open_attempt(
+    us: Self, index: int, ephemeral_private: bytes, addressee: PeerId | None, cookie: bytes = NO_COOKIE
+) -> Opening:
     """Make the first arrow. One key generation."""
     state = us.state(initiator=True, ephemeral_private=ephemeral_private)
     header = punch_header(index)
@@ -122,7 +129,7 @@ def open_attempt(us: Self, index: int, ephemeral_private: bytes, addressee: Peer
         def tag_of(data: bytes) -> bytes:
             return punch_tag(to, data)
 
-    payload = punch_payload(header, state.ephemeral_public, tag_of=tag_of)
+    payload = punch_payload(header, state.ephemeral_public, cookie, tag_of)
     return Opening(index, state, header + state.write_message(payload, header))
 
 
@@ -142,19 +149,24 @@ def answer_punch(
 
 
 def read_public_key(
-    us: Self, opening: Opening, message: HandshakeMessage, source: Address, generation_after: Callable[[bytes], int]
+    us: Self,
+    openings: Sequence[Opening],
+    message: HandshakeMessage,
+    source: Address,
+    generation_after: Callable[[bytes], int],
 ) -> Agreed:
-    """Check the second arrow and make the third. Three key agreements.
+    """Check the second arrow and make the third. Three key agreements, and one for each opening that it is not for.
 
     Args:
+        openings: what was punched with under this index: without a cookie and with those that were demanded.
         generation_after: the last generation used with an instance.
 
     Raises:
         AuthenticationError: not the answer to our punch, or a PeerId that is not the proven key's.
         DecodeError: sealed nonsense.
     """
-    state = opening.state.copy()
-    hello = Hello.decode(state.read_message(message.message, message.header))
+    opening, state, payload = _read_by_any(openings, message)
+    hello = Hello.decode(payload)
     _check_claim(hello, state)
     generation = max(generation_after(hello.instance) + 1, hello.generation)
     if generation > MAX_GENERATION:
@@ -162,6 +174,16 @@ def read_public_key(
     header = shared_key_header(hello.index)
     sealed = state.write_message(us.hello(generation, opening.index, source).encode(), header)
     return Agreed(True, opening.index, hello, generation, state.ephemeral_public, state.split(), header + sealed)
+
+
+def _read_by_any(openings: Sequence[Opening], message: HandshakeMessage) -> tuple[Opening, HandshakeState, bytes]:
+    for opening in openings:
+        state = opening.state.copy()
+        try:
+            return opening, state, state.read_message(message.message, message.header)
+        except AuthenticationError:
+            continue
+    raise AuthenticationError("not the answer to our punch")
 
 
 def read_shared_key(answer: Answer, message: HandshakeMessage) -> Agreed:

@@ -5,7 +5,7 @@
     PUNCH       type version sender-index:8   | ephemeral:32 cookie:16 zeros tag:16      PUNCH_SIZE bytes in all
     PUBLIC_KEY  type version receiver-index:8 | Noise message 2, a sealed Hello
     SHARED_KEY  type version receiver-index:8 | Noise message 3, a sealed Hello
-    COOKIE      type version receiver-index:8 nonce:16 sealed-cookie:32
+    COOKIE      type version receiver-index:8 | cookie:16 tag:16                         COOKIE_SIZE bytes
     RECORD      record-header | segment | ciphertext
     RESEND      record-header | segment transmission:8 | ciphertext
 
@@ -47,9 +47,7 @@ HANDSHAKE_HEADER = 10
 PUNCH_SIZE = 512
 """Bytes of every PUNCH: no smaller than the largest PUBLIC_KEY, so that answering a spoofed one amplifies nothing."""
 COOKIE_BYTES = 16
-COOKIE_NONCE = 16
-COOKIE_SEALED = COOKIE_BYTES + TAG
-COOKIE_SIZE = HANDSHAKE_HEADER + COOKIE_NONCE + COOKIE_SEALED
+COOKIE_SIZE = HANDSHAKE_HEADER + COOKIE_BYTES + TAG
 NO_COOKIE = bytes(COOKIE_BYTES)
 NO_TAG = bytes(TAG)
 
@@ -152,12 +150,17 @@ class HandshakeMessage(NamedTuple):
 
 
 class CookieReply(NamedTuple):
-    """A parsed COOKIE: clear header, the receiver's index, nonce and sealed cookie."""
+    """A parsed COOKIE: clear header, the receiver's index, the cookie and a tag keyed by the sender's PeerId."""
 
     header: bytes
     index: int  # type: ignore[assignment]  # as above
-    nonce: bytes
-    sealed: bytes
+    cookie: bytes
+    tag: bytes
+
+    @property
+    def tagged_bytes(self) -> bytes:
+        """What the tag covers: everything before it."""
+        return self.header + self.cookie
 
 
 def punch_header(index: int) -> bytes:
@@ -221,17 +224,22 @@ def parse_shared_key(datagram: bytes) -> HandshakeMessage:
     return _parse_handshake(datagram, SHARED_KEY, MIN_SHARED_KEY, MAX_SHARED_KEY)
 
 
-def build_cookie(index: int, nonce: bytes, sealed: bytes) -> bytes:
-    """A COOKIE datagram; ``index`` is the one its PUNCH named."""
-    if len(nonce) != COOKIE_NONCE or len(sealed) != COOKIE_SEALED:
-        raise ValueError("the nonce or cookie has the wrong length")
-    return _handshake_header(COOKIE, index) + nonce + sealed
+def build_cookie(index: int, cookie: bytes, tag_of: Callable[[bytes], bytes]) -> bytes:
+    """A COOKIE datagram; ``index`` is the one its PUNCH named, ``tag_of`` gives the tag over all preceding bytes."""
+    body = _handshake_header(COOKIE, index) + cookie
+    tag = tag_of(body)
+    if len(cookie) != COOKIE_BYTES or len(tag) != TAG:
+        raise ValueError("the cookie or its tag has the wrong length")
+    return body + tag
 
 
 def parse_cookie(datagram: bytes) -> CookieReply:
-    """The parts of a COOKIE; errors as for :func:`parse_punch`."""
+    """The parts of a COOKIE; errors as for :func:`parse_punch`, and an empty cookie is refused."""
     header, index, body = _parse_handshake(datagram, COOKIE, COOKIE_SIZE, COOKIE_SIZE)
-    return CookieReply(header, index, body[:COOKIE_NONCE], body[COOKIE_NONCE:])
+    cookie = body[:COOKIE_BYTES]
+    if cookie == NO_COOKIE:
+        raise DecodeError("an empty cookie")
+    return CookieReply(header, index, cookie, body[COOKIE_BYTES:])
 
 
 def _handshake_header(kind: int, index: int) -> bytes:

@@ -18,17 +18,22 @@ from srmudp.peers.admission import (
     MAX_HALF_OPEN,
     MAX_HALF_OPEN_PER_HOST,
     MAX_PENDING,
+    MAX_PREFIXES,
     PENDING_SECONDS,
     REMEMBERED_ANSWERS,
     AcceptPolicy,
     Admission,
+    Reply,
     Verdict,
+    prefix_of,
 )
+from srmudp.peers.attempts import ATTEMPT_LIFETIME
+from srmudp.peers.cookies import SECRET_LIFETIME, Cookies
 from srmudp.peers.endpoint import Endpoint
-from srmudp.peers.peer import ATTEMPT_LIFETIME, Peer
+from srmudp.peers.peer import Peer
 from srmudp.peers.registry import Registry
 from srmudp.protocol.handshake import Agreed, Self, open_attempt
-from srmudp.wire.packet import Hello, Punch, parse_punch
+from srmudp.wire.packet import Hello, Punch, parse_cookie, parse_punch
 from tests.endpoints import identity
 
 OWN = identity("own").peer_id
@@ -54,7 +59,7 @@ class Door:
     def __init__(self, policy: AcceptPolicy = AcceptPolicy.NOBODY, rate: float = 1000.0) -> None:
         self.drops: Counter[str] = Counter()
         self.registry = Registry()
-        self.admission = Admission(OWN, policy, self.registry, self.drops, rate)
+        self.admission = Admission(OWN, policy, self.registry, self.drops, rate, random.Random(2).randbytes)
         self._host = Endpoint(identity("own"), Config(), backend=select_backend(), random=random.Random(1).randbytes)
 
     def add(self, name: str, *addresses: Address) -> Peer:
@@ -63,38 +68,46 @@ class Door:
         self.registry.add(peer)
         return peer
 
+    def answers(self, punch: Punch, source: Address, now: float) -> bool:
+        """Whether a punch is answered by keys."""
+        return self.admission.reply_to(punch, source, now) is Reply.PUBLIC_KEY
+
+    def with_cookie(self, punch: Punch, source: Address, now: float) -> Punch:
+        """The same punch with the cookie that is demanded of its sender."""
+        return punch._replace(cookie=parse_cookie(self.admission.cookie_for(punch, source, now)).cookie)
+
 
 # --- who gets an answer ---
 
 
 def test_silence_for_those_nobody_expects() -> None:
     door = Door()
-    assert not door.admission.may_answer(punch(), ELSEWHERE, 0.0)
+    assert not door.answers(punch(), ELSEWHERE, 0.0)
     assert door.drops == {"unsolicited_punch": 1}
 
 
 def test_a_right_tag_is_answered_wherever_it_comes_from() -> None:
     door = Door()
-    assert door.admission.may_answer(punch(to=OWN), ELSEWHERE, 0.0)
+    assert door.answers(punch(to=OWN), ELSEWHERE, 0.0)
 
 
 def test_a_wrong_tag_counts_as_none() -> None:
     door = Door()
     wrong = punch(to=identity("another").peer_id)
     assert not door.admission.is_tagged_for_us(wrong)
-    assert not door.admission.may_answer(wrong, ELSEWHERE, 0.0)
+    assert not door.answers(wrong, ELSEWHERE, 0.0)
     door.add("alice", HERE)
-    assert door.admission.may_answer(wrong, HERE, 0.0)
+    assert door.answers(wrong, HERE, 0.0)
 
 
 def test_the_exact_address_of_an_unpinned_peer() -> None:
     door = Door()
     alice = door.add("alice", HERE)
-    assert door.admission.may_answer(punch(), HERE, 0.0)
+    assert door.answers(punch(), HERE, 0.0)
     door.registry.bind(alice, identity("alice").peer_id)
-    assert door.admission.may_answer(punch(), HERE, 0.0), "its program may have come back and not know us any more"
+    assert door.answers(punch(), HERE, 0.0), "its program may have come back and not know us any more"
     alice.trust = Trust.PINNED
-    assert not door.admission.may_answer(punch(), HERE, 0.0)
+    assert not door.answers(punch(), HERE, 0.0)
 
 
 def test_the_ip_of_exactly_one() -> None:
@@ -102,11 +115,11 @@ def test_the_ip_of_exactly_one() -> None:
     door.add("alice", HERE)
     near = Address(HERE.host, 4242)
     late = IP_MATCH_AFTER
-    assert not door.admission.may_answer(punch(), near, late - 0.1), "the peer itself may still answer"
-    assert door.admission.may_answer(punch(), near, late)
+    assert not door.answers(punch(), near, late - 0.1), "the peer itself may still answer"
+    assert door.answers(punch(), near, late)
     door.add("bob", Address(HERE.host, 2000))
-    assert not door.admission.may_answer(punch(), near, late)
-    assert door.admission.may_answer(punch(), HERE, late)
+    assert not door.answers(punch(), near, late)
+    assert door.answers(punch(), HERE, late)
 
 
 def test_neighbours_that_proved_a_key_are_neighbours_while_they_are_away() -> None:
@@ -127,16 +140,92 @@ def test_neighbours_that_proved_a_key_are_neighbours_while_they_are_away() -> No
 
 @pytest.mark.parametrize("policy", [AcceptPolicy.ASK, AcceptPolicy.EVERYBODY])
 def test_open_doors_answer_anybody(policy: AcceptPolicy) -> None:
-    assert Door(policy).admission.may_answer(punch(), ELSEWHERE, 0.0)
+    assert Door(policy).answers(punch(), ELSEWHERE, 0.0)
 
 
 def test_strangers_cannot_use_up_what_added_peers_need() -> None:
     door = Door(AcceptPolicy.EVERYBODY, rate=10.0)
     door.add("alice", HERE)
-    answered = sum(door.admission.may_answer(punch(), ELSEWHERE, 0.0) for _ in range(1000))
+    answered = sum(door.answers(punch(), ELSEWHERE, 0.0) for _ in range(1000))
     assert answered <= 20
-    assert door.drops["handshake_rate"] == 1000 - answered
-    assert door.admission.may_answer(punch(), HERE, 0.0)
+    assert door.drops["cookie_demanded"] == 1000 - answered
+    assert door.answers(punch(), HERE, 0.0)
+
+
+# --- cookies ---
+
+
+def test_above_half_the_rate_a_cookie_is_demanded_and_brings_an_answer() -> None:
+    door = Door(AcceptPolicy.EVERYBODY, rate=10.0)
+    while door.answers(punch(), ELSEWHERE, 0.0):
+        pass
+    assert door.admission.reply_to(punch(), ELSEWHERE, 0.0) is Reply.COOKIE
+    assert door.answers(door.with_cookie(punch(), ELSEWHERE, 0.0), ELSEWHERE, 0.0)
+
+
+def test_attack_33_a_cookie_is_good_for_one_address_one_index_and_some_minutes() -> None:
+    """Attack 33: a cookie of another address, of another punch, of an old secret, or made up counts as none."""
+    door = Door(AcceptPolicy.EVERYBODY, rate=10.0)
+    while door.answers(punch(1), ELSEWHERE, 0.0):
+        pass
+    good = door.with_cookie(punch(1), ELSEWHERE, 0.0)
+    thefts = (
+        (good, Address(ELSEWHERE.host, ELSEWHERE.port + 1)),
+        (good, Address("203.0.113.10", ELSEWHERE.port)),
+        (good._replace(index=3), ELSEWHERE),
+        (good._replace(cookie=bytes(15) + b"x"), ELSEWHERE),
+    )
+    for stolen, where in thefts:
+        assert door.admission.reply_to(stolen, where, 0.0) is Reply.COOKIE
+    assert door.answers(good, ELSEWHERE, 0.0)
+
+
+def test_attack_33_a_cookie_grows_old() -> None:
+    """Attack 33: the secret changes every two minutes; the last one counts once more, older ones never."""
+    cookies = Cookies(random.Random(3).randbytes)
+    first = cookies.make(HERE, 7, 0.0)
+    assert cookies.make(HERE, 7, SECRET_LIFETIME - 1) == first
+    assert cookies.make(HERE, 7, SECRET_LIFETIME) != first
+    assert cookies.holds(first, HERE, 7, 2 * SECRET_LIFETIME - 1)
+    assert not cookies.holds(first, HERE, 7, 2 * SECRET_LIFETIME)
+    silent = Cookies(random.Random(3).randbytes)
+    first = silent.make(HERE, 7, 0.0)
+    assert not silent.holds(first, HERE, 7, 100 * SECRET_LIFETIME), "nobody asked for a long time"
+
+
+def test_one_network_of_strangers_leaves_answers_to_others() -> None:
+    """With cookies of its own a /64 (or an IPv4 address) gets its share and no more."""
+    door = Door(AcceptPolicy.EVERYBODY, rate=100.0)
+    answered = 0
+    for number in range(1000):
+        source = Address(f"2001:db8::{number:x}", 1)
+        answered += door.answers(door.with_cookie(punch(), source, 0.0), source, 0.0)
+    assert 0 < answered <= 50
+    source = Address("2001:db8:0:1::1", 1)
+    assert door.answers(door.with_cookie(punch(), source, 0.0), source, 0.0)
+
+
+def test_the_networks_that_are_watched_are_bounded() -> None:
+    door = Door(AcceptPolicy.EVERYBODY, rate=1000.0)
+    for number in range(2 * MAX_PREFIXES):
+        source = Address(f"10.0.{number >> 8}.{number & 255}", 1)
+        door.answers(door.with_cookie(punch(), source, 0.0), source, 0.0)
+    assert len(door.admission._prefixes) == MAX_PREFIXES
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [("192.0.2.7", "192.0.2.7"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"), ("fe80::1%4", "fe80::")],
+)
+def test_the_network_of_one_subscriber(host: str, network: str) -> None:
+    assert prefix_of(host) == network
+
+
+def test_a_half_full_table_demands_cookies() -> None:
+    door = Door(AcceptPolicy.EVERYBODY, rate=1e9)
+    assert _flood(door, MAX_HALF_OPEN, cookies=False) == MAX_HALF_OPEN // 2
+    assert door.drops["cookie_demanded"] == MAX_HALF_OPEN // 2
+    assert door.answers(door.with_cookie(punch(), HERE, 0.0), HERE, 0.0)
 
 
 # --- half-open handshakes ---
@@ -150,12 +239,12 @@ def test_a_punch_that_came_before_is_known_by_its_message() -> None:
     assert door.admission.known(punch(1), ELSEWHERE) is None, "a copy from elsewhere proves nothing about this address"
 
 
-def _flood(door: Door, count: int, host: str | None = None) -> int:
+def _flood(door: Door, count: int, host: str | None = None, *, cookies: bool = True) -> int:
     """So many different punches, each from a host of its own unless one is given; how many were answered."""
     one, answered = punch(), 0
     for number in range(count):
         source = Address(host or f"10.0.{number >> 8}.{number & 255}", 1 + number)
-        if door.admission.may_answer(one, source, 0.0):
+        if door.answers(door.with_cookie(one, source, 0.0) if cookies else one, source, 0.0):
             answered += 1
             door.admission.remember(one._replace(message=number.to_bytes(32, "big")), source, 0.0)
     return answered
@@ -185,7 +274,7 @@ def test_a_flood_pushes_out_no_handshake_that_led_somewhere() -> None:
     assert door.admission.known(punch(2), HERE) is busy
     for entry in list(door.admission._by_punch.values()):
         entry.job_running = True
-    assert not door.admission.may_answer(punch(3), HERE, 0.0)
+    assert not door.answers(door.with_cookie(punch(3), HERE, 0.0), HERE, 0.0)
     assert door.drops["half_open_full"] == 1
 
 
@@ -221,7 +310,7 @@ def test_match_by_exact_address_then_by_ip() -> None:
     bob = door.add("bob", Address(HERE.host, 2000))
     assert door.admission.match(Address(HERE.host, 7), 10.0) is None
     assert door.admission.match(HERE, 10.0) == (alice, Trust.FIRST_USE)
-    bob.addresses.append(HERE)
+    door.registry.set_addresses(bob, (*bob.addresses, HERE))
     assert door.admission.match(HERE, 10.0) is None, "two peers at one address: neither's name is given away"
 
 

@@ -422,7 +422,7 @@ def test_attack_70_claimed_peer_id(backend: Backend) -> None:
         first, second = (evil, us) if initiator else (us, evil)
         opening = open_attempt(first, 5, b"\x11" * 32, None)
         answer = answer_punch(second, parse_punch(opening.punch), where, 6, b"\x22" * 32, 1)
-        agreed = read_public_key(first, opening, parse_public_key(answer.public_key), where, lambda instance: 0)
+        agreed = read_public_key(first, [opening], parse_public_key(answer.public_key), where, lambda instance: 0)
         read_shared_key(answer, parse_shared_key(agreed.shared_key))
 
     honest = Self(backend, real, bytes(16), "evil")

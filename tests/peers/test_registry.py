@@ -102,22 +102,37 @@ def test_open_names_are_found_by_address(host: object) -> None:
     bob = new(host, registry, "bob", Address(HOME.host, 2000))
     assert registry.at(HOME) == [alice]
     assert registry.at(Address(HOME.host, 3000)) == []
-    assert registry.at_host(HOME.host) == [alice, bob]
+    assert registry.only_one_at(HOME.host) is None
     registry.bind(alice, key(1))
     assert registry.at(HOME) == []
-    assert registry.at_host(HOME.host) == [alice, bob], "a dead peer's program may have come back with a new key"
+    assert registry.only_one_at(HOME.host) is None, "a dead peer's program may have come back with a new key"
     alice.trust = Trust.PINNED
-    assert registry.at_host(HOME.host) == [bob]
+    assert registry.only_one_at(HOME.host) is bob
     assert registry.is_somebodys(HOME)
     assert not registry.is_somebodys(Address(HOME.host, 9))
-    assert registry.is_configured(Address(HOME.host, 9))
-    assert not registry.is_configured(Address("192.0.2.2", 1000))
+    assert registry.is_configured(HOME.host)
+    assert not registry.is_configured("192.0.2.2")
 
 
 def test_a_peer_with_two_addresses_of_one_host_counts_once(host: object) -> None:
     registry = Registry()
     alice = new(host, registry, "alice", HOME, Address(HOME.host, 2000))
-    assert registry.at_host(HOME.host) == [alice]
+    assert registry.only_one_at(HOME.host) is alice
+
+
+def test_addresses_change_and_go(host: object) -> None:
+    registry = Registry()
+    alice = new(host, registry, "alice", HOME)
+    there = Address("192.0.2.77", 5)
+    registry.set_addresses(alice, [there, there])
+    assert alice.addresses == [there]
+    assert registry.at(there) == [alice]
+    assert registry.at(HOME) == []
+    assert not registry.is_configured(HOME.host)
+    registry.drop(alice)
+    assert not registry.is_somebodys(there)
+    assert not registry._at, "nothing is kept of who is gone"
+    assert not registry._near
 
 
 def test_aliases(host: object) -> None:

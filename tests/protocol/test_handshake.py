@@ -67,7 +67,7 @@ class Talk:
         self.punch = parse_punch(self.opening.punch)
         self.answer: Answer = answer_punch(self.b, self.punch, A_ADDRESS, 22, secret("b"), generation)
         self.agreed_a: Agreed = read_public_key(
-            self.a, self.opening, parse_public_key(self.answer.public_key), B_ADDRESS, lambda instance: after
+            self.a, [self.opening], parse_public_key(self.answer.public_key), B_ADDRESS, lambda instance: after
         )
         self.agreed_b: Agreed = read_shared_key(self.answer, parse_shared_key(self.agreed_a.shared_key))
 
@@ -126,7 +126,7 @@ def test_a_wrong_tag_is_still_a_good_punch() -> None:
     a, b = party("a"), party("b")
     opening = open_attempt(a, 11, secret("a"), a.identity.peer_id)
     answer = answer_punch(b, parse_punch(opening.punch), A_ADDRESS, 22, secret("b"), 1)
-    assert read_public_key(a, opening, parse_public_key(answer.public_key), B_ADDRESS, never).hello.name == "b"
+    assert read_public_key(a, [opening], parse_public_key(answer.public_key), B_ADDRESS, never).hello.name == "b"
 
 
 def test_the_same_inputs_give_the_same_bytes() -> None:
@@ -158,7 +158,7 @@ def test_the_generation_asked_for_is_that_of_the_instance_that_answered() -> Non
         asked.append(instance)
         return 4
 
-    read_public_key(talk.a, talk.opening, parse_public_key(talk.answer.public_key), B_ADDRESS, after)
+    read_public_key(talk.a, [talk.opening], parse_public_key(talk.answer.public_key), B_ADDRESS, after)
     assert asked == [talk.b.instance]
 
 
@@ -167,8 +167,8 @@ def test_computations_change_nothing_they_are_given() -> None:
     talk = Talk()
     message = parse_public_key(talk.answer.public_key)
     with pytest.raises((AuthenticationError, DecodeError)):
-        read_public_key(talk.a, talk.opening, flipped(message, 40), B_ADDRESS, never)
-    again = read_public_key(talk.a, talk.opening, message, B_ADDRESS, never)
+        read_public_key(talk.a, [talk.opening], flipped(message, 40), B_ADDRESS, never)
+    again = read_public_key(talk.a, [talk.opening], message, B_ADDRESS, never)
     assert again.shared_key == talk.agreed_a.shared_key
     third = parse_shared_key(talk.agreed_a.shared_key)
     with pytest.raises((AuthenticationError, DecodeError)):
@@ -181,7 +181,7 @@ def test_a_changed_public_key_is_refused(position: int) -> None:
     talk = Talk()
     message = parse_public_key(talk.answer.public_key)
     with pytest.raises(AuthenticationError):
-        read_public_key(talk.a, talk.opening, flipped(message, position), B_ADDRESS, never)
+        read_public_key(talk.a, [talk.opening], flipped(message, position), B_ADDRESS, never)
 
 
 @pytest.mark.parametrize("position", [0, 31, 47, 48, -17, -16, -1])
@@ -200,7 +200,7 @@ def test_the_clear_header_is_under_the_transcript(arrow: int) -> None:
             message.header[:-1] + bytes([message.header[-1] ^ 1]), message.index, message.message
         )
         with pytest.raises(AuthenticationError):
-            read_public_key(talk.a, talk.opening, changed, B_ADDRESS, never)
+            read_public_key(talk.a, [talk.opening], changed, B_ADDRESS, never)
     else:
         message = parse_shared_key(talk.agreed_a.shared_key)
         changed = HandshakeMessage(
@@ -221,7 +221,7 @@ def test_a_punch_changed_on_the_way_leads_to_no_session(position: int) -> None:
     except (DecodeError, AuthenticationError):
         return
     with pytest.raises(AuthenticationError):
-        read_public_key(talk.a, talk.opening, parse_public_key(answer.public_key), B_ADDRESS, never)
+        read_public_key(talk.a, [talk.opening], parse_public_key(answer.public_key), B_ADDRESS, never)
 
 
 def test_a_small_order_ephemeral_is_refused(backend: Backend) -> None:
@@ -246,10 +246,10 @@ def test_a_claimed_peer_id_must_be_the_proven_key() -> None:
     opening = open_attempt(a, 11, secret("a"), None)
     answer = answer_punch(liar, parse_punch(opening.punch), A_ADDRESS, 22, secret("b"), 1)
     with pytest.raises(AuthenticationError):
-        read_public_key(a, opening, parse_public_key(answer.public_key), B_ADDRESS, never)
+        read_public_key(a, [opening], parse_public_key(answer.public_key), B_ADDRESS, never)
     opening = open_attempt(liar, 11, secret("a"), None)
     answer = answer_punch(b, parse_punch(opening.punch), A_ADDRESS, 22, secret("b"), 1)
-    agreed = read_public_key(liar, opening, parse_public_key(answer.public_key), B_ADDRESS, never)
+    agreed = read_public_key(liar, [opening], parse_public_key(answer.public_key), B_ADDRESS, never)
     with pytest.raises(AuthenticationError):
         read_shared_key(answer, parse_shared_key(agreed.shared_key))
 
@@ -280,7 +280,7 @@ def test_messages_of_two_handshakes_do_not_mix() -> None:
     other_opening = open_attempt(talk.a, 11, secret("other"), None)
     other_answer = answer_punch(talk.b, talk.punch, A_ADDRESS, 22, secret("other b"), 1)
     with pytest.raises(AuthenticationError):
-        read_public_key(talk.a, other_opening, parse_public_key(talk.answer.public_key), B_ADDRESS, never)
+        read_public_key(talk.a, [other_opening], parse_public_key(talk.answer.public_key), B_ADDRESS, never)
     with pytest.raises(AuthenticationError):
         read_shared_key(other_answer, parse_shared_key(talk.agreed_a.shared_key))
 
@@ -290,7 +290,7 @@ def test_our_own_answer_comes_back_as_ours() -> None:
     a = party("a")
     opening = open_attempt(a, 11, secret("a"), None)
     answer = answer_punch(a, parse_punch(opening.punch), A_ADDRESS, 22, secret("b"), 1)
-    agreed = read_public_key(a, opening, parse_public_key(answer.public_key), B_ADDRESS, never)
+    agreed = read_public_key(a, [opening], parse_public_key(answer.public_key), B_ADDRESS, never)
     assert agreed.hello.peer_id == a.identity.peer_id
 
 

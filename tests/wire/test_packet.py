@@ -100,7 +100,7 @@ def shared_key() -> bytes:
 
 
 def cookie() -> bytes:
-    return packet.build_cookie(INDEX, b"n" * 16, b"s" * 32)
+    return packet.build_cookie(INDEX, COOKIE, lambda data: b"T" * 16)
 
 
 HANDSHAKES: list[tuple[bytes, Callable[[bytes], Any]]] = [
@@ -141,7 +141,7 @@ def test_cut_handshakes_are_refused(datagram: bytes, parse: Callable[[bytes], An
         (build_punch(), packet.parse_punch, 512),
         (public_key(), packet.parse_public_key, 512),
         (shared_key(), packet.parse_shared_key, 1000),
-        (cookie(), packet.parse_cookie, 58),
+        (cookie(), packet.parse_cookie, 42),
     ],
 )
 def test_longest_handshakes(datagram: bytes, parse: Callable[[bytes], Any], longest: int) -> None:
@@ -154,13 +154,16 @@ def test_handshake_layouts() -> None:
     index = INDEX.to_bytes(8, "big")
     assert packet.public_key_header(INDEX) == b"\xc2\x01" + index
     assert packet.shared_key_header(INDEX) == b"\xc3\x01" + index
-    assert cookie() == b"\xc4\x01" + index + b"n" * 16 + b"s" * 32
-    assert packet.parse_cookie(cookie()) == (b"\xc4\x01" + index, INDEX, b"n" * 16, b"s" * 32)
+    assert cookie() == b"\xc4\x01" + index + COOKIE + b"T" * 16
+    assert packet.parse_cookie(cookie()) == (b"\xc4\x01" + index, INDEX, COOKIE, b"T" * 16)
+    assert packet.parse_cookie(cookie()).tagged_bytes == cookie()[:-16]
+    with pytest.raises(DecodeError):
+        packet.parse_cookie(packet.build_cookie(INDEX, packet.NO_COOKIE, lambda data: b"T" * 16))
     assert packet.parse_public_key(public_key()).message == bytes(160)
     with pytest.raises(ValueError):
-        packet.build_cookie(INDEX, b"n", b"s" * 32)
+        packet.build_cookie(INDEX, b"n", lambda data: b"T" * 16)
     with pytest.raises(ValueError):
-        packet.build_cookie(INDEX, b"n" * 16, b"s")
+        packet.build_cookie(INDEX, COOKIE, lambda data: b"s")
 
 
 # --- Hello ---
