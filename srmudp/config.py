@@ -68,6 +68,8 @@ class Config:
     """Kernel buffer asked for in each direction; the system may grant less."""
     max_strangers: int = 256
     """Peers admitted by ``accept`` at one time."""
+    max_strangers_per_network: int = 64
+    """The same from one IPv4 address or one IPv6 /64."""
     max_peers: int = 4096
     """Peers of one socket at one time, added and admitted."""
     transport: Callable[[Transport], Transport] | None = None
@@ -86,6 +88,7 @@ class Config:
             ("max_mtu", self.initial_mtu, MAX_MTU),
             ("socket_buffer", 4 * KIB, 1 << 31),
             ("max_strangers", 0, 1 << 20),
+            ("max_strangers_per_network", 0, 1 << 20),
             ("max_peers", 1, 1 << 20),
         ):
             value = getattr(self, field)

@@ -43,6 +43,10 @@ REMEMBERED_PUNCHES: Final = 4096
 """Punches beyond the rate that are remembered, half a kilobyte each: a repetition of one is let through."""
 MAX_PENDING: Final = 16
 """Strangers waiting for a decision at a time."""
+MAX_PENDING_PER_NETWORK: Final = 4
+"""The same for one IPv4 address or IPv6 /64: nobody may fill the waiting room alone."""
+MAX_QUESTIONS: Final = 3
+"""Questions before the application at a time; the other strangers wait for their turn."""
 PENDING_SECONDS: Final = 300.0
 ASK_AGAIN: Final = 3600.0
 """Seconds between two questions about one PeerId."""
@@ -77,6 +81,17 @@ class Verdict(Enum):
 
 
 @dataclass(slots=True)
+class Question:
+    """A stranger that waits for a decision: its key, what it claims to be called, and where it is."""
+
+    peer_id: PeerId
+    name: str
+    address: Address
+    since: float
+    asked: bool = False
+
+
+@dataclass(slots=True)
 class HalfOpen:
     """A punch that was answered: waits at most ATTEMPT_LIFETIME for its SHARED_KEY.
 
@@ -88,8 +103,8 @@ class HalfOpen:
     key: tuple[bytes, Address]
     answer: Answer | None = None
     job_running: bool = False
-    proven: tuple[bytes, Agreed] | None = None
-    """A SHARED_KEY that verified, so that repeating it costs no key agreement."""
+    proven: tuple[bytes, Agreed, Address] | None = None
+    """A SHARED_KEY that verified and where it came from last, so that repeating it costs no key agreement."""
     accepted: bytes = b""
     """The SHARED_KEY that was accepted."""
     session: Session | None = None
@@ -121,7 +136,7 @@ class Admission:
         self._by_index: dict[int, HalfOpen] = {}
         self._per_host: Counter[str] = Counter()
         self._asked: dict[PeerId, float] = {}
-        self._pending: dict[PeerId, float] = {}
+        self._pending: dict[PeerId, Question] = {}
         self._decided: dict[PeerId, tuple[bool, float]] = {}
 
     # --- punches
@@ -228,15 +243,15 @@ class Admission:
             if now < half_open.created_at + ATTEMPT_LIFETIME:
                 break
             self.forget(half_open)
-        for peer_id, since in list(self._pending.items()):
-            if now >= since + PENDING_SECONDS:
-                del self._pending[peer_id]
+        for question in list(self._pending.values()):
+            if now >= question.since + PENDING_SECONDS:
+                del self._pending[question.peer_id]
 
     def next_timer(self) -> float | None:
         """When :meth:`expire` has something to do."""
         # Both are in the order of their times; called with every datagram, so nothing may be walked through.
         times = [half_open.created_at + ATTEMPT_LIFETIME for half_open in islice(self._by_punch.values(), 1)]
-        times += [since + PENDING_SECONDS for since in islice(self._pending.values(), 1)]
+        times += [question.since + PENDING_SECONDS for question in islice(self._pending.values(), 1)]
         return min(times, default=None)
 
     # --- proven keys
@@ -258,31 +273,47 @@ class Admission:
             return None
         return near if now >= near.since + IP_MATCH_AFTER else None
 
-    def judge(self, agreed: Agreed, now: float) -> tuple[Verdict, bool]:
-        """What to do with a stranger.
-
-        Returns:
-            The verdict, and True if the application should be asked now.
-        """
-        peer_id = agreed.hello.peer_id
+    def judge(self, peer_id: PeerId, name: str, source: Address, now: float) -> Verdict:
+        """What to do with a stranger. See to :meth:`next_question` afterwards."""
         decided = self._decided.get(peer_id)
         if decided is not None and (decided[0] or now - decided[1] < ASK_AGAIN):
-            return (Verdict.WELCOME if decided[0] else Verdict.REFUSED), False
+            return Verdict.WELCOME if decided[0] else Verdict.REFUSED
         if self.policy is AcceptPolicy.NOBODY or (
             self.policy is AcceptPolicy.EVERYBODY and self._registry.was_removed(peer_id)
         ):
-            return Verdict.REFUSED, False
+            return Verdict.REFUSED
         if self.policy is AcceptPolicy.EVERYBODY:
-            return Verdict.WELCOME, False
-        if peer_id in self._pending:
-            return Verdict.WAIT, False
+            return Verdict.WELCOME
+        if peer_id not in self._pending and self._may_ask(peer_id, source, now):
+            self._pending[peer_id] = Question(peer_id, name, source, now)
+            self._asked[peer_id] = now
+            if len(self._asked) > REMEMBERED_ANSWERS:
+                del self._asked[next(iter(self._asked))]
+        return Verdict.WAIT
+
+    def _may_ask(self, peer_id: PeerId, source: Address, now: float) -> bool:
         if len(self._pending) >= MAX_PENDING or now - self._asked.get(peer_id, -ASK_AGAIN) < ASK_AGAIN:
-            return Verdict.WAIT, False
-        self._pending[peer_id] = now
-        self._asked[peer_id] = now
-        if len(self._asked) > REMEMBERED_ANSWERS:
-            del self._asked[next(iter(self._asked))]
-        return Verdict.WAIT, True
+            return False
+        network = prefix_of(source.host)
+        neighbours = sum(prefix_of(question.address.host) == network for question in self._pending.values())
+        return neighbours < MAX_PENDING_PER_NETWORK
+
+    def next_question(self) -> Question | None:
+        """Somebody whom the application should be asked about now; None while enough questions are open."""
+        if sum(question.asked for question in self._pending.values()) < MAX_QUESTIONS:
+            for question in self._pending.values():
+                if not question.asked:
+                    question.asked = True
+                    return question
+        return None
+
+    def waiting(self, peer_id: PeerId) -> HalfOpen | None:
+        """The newest handshake in which this stranger proved its key and was neither let in nor refused."""
+        for half_open in reversed(self._by_punch.values()):
+            proven = half_open.proven
+            if proven is not None and not half_open.accepted and proven[1].hello.peer_id == peer_id:
+                return half_open
+        return None
 
     def decide(self, peer_id: PeerId, allow: bool, now: float) -> None:
         """The application answered."""

@@ -179,6 +179,7 @@ class Endpoint:
         """Call it when ``now >= next_timer()``."""
         self._notice_sleep(now)
         self._admission.expire(now)
+        self._handshakes.ask()
         self.budget.on_timer(now)
         timers = self._timers
         due: list[Peer] = []
@@ -357,8 +358,8 @@ class Endpoint:
         self.touch(peer)
 
     def admit(self, peer_id: PeerId, allow: bool, now: float) -> None:
-        """Answer a PENDING event. The stranger's next handshake message finds the decision."""
-        self._admission.decide(peer_id, allow, now)
+        """Answer a PENDING event. A stranger that still waits hears it at once, else when it comes again."""
+        self._handshakes.on_decided(peer_id, allow, now)
 
     def has_room(self, name: str, size: int) -> bool:
         """Whether a peer's queue takes ``size`` more bytes. If not, RoomFreed follows when it does.

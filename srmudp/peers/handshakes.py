@@ -29,7 +29,7 @@ from ..protocol.handshake import (
 from ..protocol.session import Session
 from ..wire.frames import Close, CloseCode, serialise
 from ..wire.packet import parse_cookie, parse_public_key, parse_punch, parse_shared_key
-from .admission import Admission, HalfOpen, Reply, Verdict
+from .admission import Admission, HalfOpen, Reply, Verdict, prefix_of
 from .attempts import MAX_JOBS, Attempt
 from .host import Host, Transmit
 from .jobs import Job, PatientBucket
@@ -301,7 +301,7 @@ class Handshakes:
                 self._host.drops["duplicate_handshake"] += 1
             return
         if half_open.proven is not None and half_open.proven[0] == datagram:
-            self._on_proven(half_open, half_open.proven[1], datagram, source, now)
+            self._on_proven(half_open, datagram, half_open.proven[1], source, now)
             return
         if half_open.job_running:
             self._host.drops["handshake_busy"] += 1
@@ -313,13 +313,28 @@ class Handshakes:
             if agreed is None:
                 self._host.drops["bad_shared_key"] += 1
             elif not half_open.accepted:
-                half_open.proven = (datagram, agreed)
-                self._on_proven(half_open, agreed, datagram, source, now)
+                self._on_proven(half_open, datagram, agreed, source, now)
 
         self.jobs.append(Job(partial(read_shared_key, half_open.answer, message), commit))
 
-    def _on_proven(self, half_open: HalfOpen, agreed: Agreed, datagram: bytes, source: Address, now: float) -> None:
+    def on_decided(self, peer_id: PeerId, allow: bool, now: float) -> None:
+        """The application answered a question. The stranger need not knock again to hear it."""
+        self._admission.decide(peer_id, allow, now)
+        half_open = self._admission.waiting(peer_id)
+        if half_open is not None and half_open.proven is not None:
+            self._on_proven(half_open, *half_open.proven, now)
+        self.ask()
+
+    def ask(self) -> None:
+        """Put the strangers that wait for a decision before the application, a few at a time."""
+        while (question := self._admission.next_question()) is not None:
+            self._host.emit(
+                PeerEvent(EventKind.PENDING, question.name, question.peer_id, question.address, "asks to be admitted")
+            )
+
+    def _on_proven(self, half_open: HalfOpen, datagram: bytes, agreed: Agreed, source: Address, now: float) -> None:
         """Somebody proved a key. Whose name may it have?"""
+        half_open.proven = (datagram, agreed, source)
         peer_id = agreed.hello.peer_id
         peer = self._registry.by_id(peer_id)
         if peer_id == self._us.identity.peer_id:
@@ -351,12 +366,9 @@ class Handshakes:
             self._registry.bind(peer, peer_id)
             peer.trust = trust
             return peer
-        verdict, ask = self._admission.judge(agreed, now)
         claimed = "".join(c for c in agreed.hello.name if c.isprintable()).strip()
-        strangers = sum(peer.stranger for peer in self._registry)
-        config = self._host.config
-        full = strangers >= config.max_strangers or len(self._registry) >= config.max_peers
-        if verdict is Verdict.WELCOME and full:
+        verdict = self._admission.judge(peer_id, claimed, source, now)
+        if verdict is Verdict.WELCOME and not self._has_room_for(source):
             self._host.drops["too_many_strangers"] += 1
             verdict = Verdict.REFUSED
         if verdict is Verdict.WELCOME:
@@ -373,6 +385,15 @@ class Handshakes:
             )
             self.answers.append(Transmit(wire, len(wire), source))
             self._admission.forget(half_open)
-        elif ask:
-            self._host.emit(PeerEvent(EventKind.PENDING, claimed, peer_id, source, "asks to be admitted"))
+        self.ask()
         return None
+
+    def _has_room_for(self, source: Address) -> bool:
+        """Whether one more stranger may be admitted: in all, and from its network."""
+        config, network = self._host.config, prefix_of(source.host)
+        if len(self._registry) >= config.max_peers:
+            return False
+        strangers = [peer for peer in self._registry if peer.stranger]
+        where = [peer.address or peer.candidate_source for peer in strangers]
+        neighbours = sum(address is not None and prefix_of(address.host) == network for address in where)
+        return len(strangers) < config.max_strangers and neighbours < config.max_strangers_per_network

@@ -619,8 +619,7 @@ class Peer:
                 times.append(self.next_attempt_at)
         elif attempt.opening is not None:
             times.append(attempt.next_send)
-        if self.stranger and not self.connected:
-            times.append((self.last_heard or self.since) + STRANGER_SILENCE)
+        times.append(self._stranger_until())
         return min((time for time in times if time is not None), default=None)
 
     def on_timer(self, now: float) -> None:
@@ -650,10 +649,17 @@ class Peer:
         self._advance_attempt(now)
         connection.on_timer(now)
         self.collect_settled(now)
-        if (self.linger_until is not None and now >= self.linger_until) or (
-            self.stranger and not self.connected and now >= (self.last_heard or self.since) + STRANGER_SILENCE
-        ):
+        limits = (self.linger_until, self._stranger_until())
+        if any(limit is not None and now >= limit for limit in limits):
             self._endpoint.finish_removal(self, now)
+
+    def _stranger_until(self) -> float | None:
+        """When a stranger that is not connected is dropped with its state."""
+        if not self.stranger or self.connected:
+            return None
+        if self.last_heard is None:
+            return self.since + ATTEMPT_LIFETIME  # it proved its key and never said a word
+        return self.last_heard + STRANGER_SILENCE
 
     def on_resumed(self, slept: float, now: float) -> None:
         """We stood still for ``slept`` seconds: ask for a sign of life, or connect anew at once and without backoff."""

@@ -19,6 +19,7 @@ from srmudp.peers.admission import (
     MAX_HALF_OPEN_PER_HOST,
     MAX_PENDING,
     MAX_PREFIXES,
+    MAX_QUESTIONS,
     PENDING_SECONDS,
     REMEMBERED_ANSWERS,
     AcceptPolicy,
@@ -39,6 +40,7 @@ from tests.endpoints import identity
 OWN = identity("own").peer_id
 HERE = Address("192.0.2.1", 1000)
 ELSEWHERE = Address("203.0.113.9", 9)
+ASKED = "asked"
 
 
 @cache
@@ -71,6 +73,11 @@ class Door:
     def answers(self, punch: Punch, source: Address, now: float) -> bool:
         """Whether a punch is answered by keys."""
         return self.admission.reply_to(punch, source, now) is Reply.PUBLIC_KEY
+
+    def judge(self, agreed: Agreed, now: float, source: Address = ELSEWHERE) -> Verdict | str:
+        """The verdict about a stranger; ``ASKED`` if it is before the application from now on."""
+        verdict = self.admission.judge(agreed.hello.peer_id, agreed.hello.name, source, now)
+        return verdict if self.admission.next_question() is None else ASKED
 
     def with_cookie(self, punch: Punch, source: Address, now: float) -> Punch:
         """The same punch with the cookie that is demanded of its sender."""
@@ -318,33 +325,51 @@ def test_match_by_exact_address_then_by_ip() -> None:
 
 
 def test_nobody_is_welcome_at_a_closed_door() -> None:
-    assert Door().admission.judge(claim(1), 0.0) == (Verdict.REFUSED, False)
+    assert Door().judge(claim(1), 0.0) == Verdict.REFUSED
 
 
 def test_everybody_but_the_removed() -> None:
     door = Door(AcceptPolicy.EVERYBODY)
-    assert door.admission.judge(claim(1), 0.0) == (Verdict.WELCOME, False)
+    assert door.judge(claim(1), 0.0) == Verdict.WELCOME
     door.registry.remember_removed(claim(1).hello.peer_id)
-    assert door.admission.judge(claim(1), 0.0) == (Verdict.REFUSED, False)
+    assert door.judge(claim(1), 0.0) == Verdict.REFUSED
 
 
 def test_one_question_per_key_and_hour() -> None:
     door = Door(AcceptPolicy.ASK)
-    assert door.admission.judge(claim(1), 0.0) == (Verdict.WAIT, True)
+    assert door.judge(claim(1), 0.0) == ASKED
     for now in (0.0, 1.0, PENDING_SECONDS - 1):
-        assert door.admission.judge(claim(1), now) == (Verdict.WAIT, False)
+        assert door.judge(claim(1), now) == Verdict.WAIT
     door.admission.expire(PENDING_SECONDS)
-    assert door.admission.judge(claim(1), PENDING_SECONDS) == (Verdict.WAIT, False)
-    assert door.admission.judge(claim(1), ASK_AGAIN - 1) == (Verdict.WAIT, False)
-    assert door.admission.judge(claim(1), ASK_AGAIN) == (Verdict.WAIT, True)
+    assert door.judge(claim(1), PENDING_SECONDS) == Verdict.WAIT
+    assert door.judge(claim(1), ASK_AGAIN - 1) == Verdict.WAIT
+    assert door.judge(claim(1), ASK_AGAIN) == ASKED
 
 
-def test_questions_waiting_are_bounded() -> None:
+def test_attack_80_few_questions_at_a_time_and_few_from_one_network() -> None:
+    """Attack 80: three questions are open, sixteen strangers wait, four of one network; the next is asked in turn."""
     door = Door(AcceptPolicy.ASK)
-    asked = [door.admission.judge(claim(number), 0.0)[1] for number in range(MAX_PENDING + 5)]
-    assert asked == [True] * MAX_PENDING + [False] * 5
+    asked = [door.judge(claim(number), 0.0, Address(f"192.0.2.{number // 5}", 1)) for number in range(40)]
+    assert asked == [ASKED] * MAX_QUESTIONS + [Verdict.WAIT] * 37
+    assert len(door.admission._pending) == MAX_PENDING
+    assert claim(4).hello.peer_id not in door.admission._pending, "the fifth of its network"
     door.admission.decide(claim(0).hello.peer_id, False, 1.0)
-    assert door.admission.judge(claim(MAX_PENDING + 4), 1.0) == (Verdict.WAIT, True)
+    following = door.admission.next_question()
+    assert following is not None
+    assert following.peer_id == claim(3).hello.peer_id
+    assert door.admission.next_question() is None
+    door.judge(claim(100), 1.0, Address("198.51.100.1", 1))
+    assert len(door.admission._pending) == MAX_PENDING, "there is room for one again"
+
+
+def test_attack_80_a_thousand_knocks_are_one_question_an_hour() -> None:
+    """Attack 80: whatever the answer was, and if there was none."""
+    door = Door(AcceptPolicy.ASK)
+    questions = 0
+    for second in range(0, 3 * 3600, 10):
+        door.admission.expire(float(second))
+        questions += door.judge(claim(1), float(second)) is ASKED
+    assert questions == 3
 
 
 def test_decisions() -> None:
@@ -352,26 +377,26 @@ def test_decisions() -> None:
     yes, no = claim(1).hello.peer_id, claim(2).hello.peer_id
     door.admission.decide(yes, True, 0.0)
     door.admission.decide(no, False, 0.0)
-    assert door.admission.judge(claim(1), 1.0) == (Verdict.WELCOME, False)
-    assert door.admission.judge(claim(1), 10 * ASK_AGAIN) == (Verdict.WELCOME, False)
-    assert door.admission.judge(claim(2), 1.0) == (Verdict.REFUSED, False)
-    assert door.admission.judge(claim(2), ASK_AGAIN) == (Verdict.WAIT, True)
+    assert door.judge(claim(1), 1.0) == Verdict.WELCOME
+    assert door.judge(claim(1), 10 * ASK_AGAIN) == Verdict.WELCOME
+    assert door.judge(claim(2), 1.0) == Verdict.REFUSED
+    assert door.judge(claim(2), ASK_AGAIN) == ASKED
     door.admission.revoke(yes)
-    assert door.admission.judge(claim(1), 2.0)[0] is not Verdict.WELCOME
+    assert door.judge(claim(1), 2.0) is not Verdict.WELCOME
 
 
 def test_admitting_a_removed_key_lets_it_in_again() -> None:
     door = Door(AcceptPolicy.ASK)
     door.registry.remember_removed(claim(1).hello.peer_id)
     door.admission.decide(claim(1).hello.peer_id, True, 0.0)
-    assert door.admission.judge(claim(1), 1.0) == (Verdict.WELCOME, False)
+    assert door.judge(claim(1), 1.0) == Verdict.WELCOME
 
 
 def test_memory_of_questions_and_decisions_is_bounded() -> None:
     door = Door(AcceptPolicy.ASK)
     for number in range(3 * REMEMBERED_ANSWERS):
         agreed = claim(number)
-        door.admission.judge(agreed, float(number))
+        door.judge(agreed, float(number))
         door.admission.decide(agreed.hello.peer_id, False, float(number))
     assert len(door.admission._asked) <= REMEMBERED_ANSWERS
     assert len(door.admission._decided) <= REMEMBERED_ANSWERS
@@ -380,7 +405,7 @@ def test_memory_of_questions_and_decisions_is_bounded() -> None:
 
 def test_pending_questions_expire() -> None:
     door = Door(AcceptPolicy.ASK)
-    door.admission.judge(claim(1), 5.0)
+    door.judge(claim(1), 5.0)
     assert door.admission.next_timer() == 5.0 + PENDING_SECONDS
     door.admission.expire(5.0 + PENDING_SECONDS)
     assert door.admission.next_timer() is None

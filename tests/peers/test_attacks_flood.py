@@ -7,13 +7,15 @@ from collections import Counter
 
 import pytest
 
+from srmudp.config import Config
 from srmudp.crypto.backend import select_backend
 from srmudp.crypto.keys import punch_tag
-from srmudp.models import Address
-from srmudp.peers.admission import MAX_HALF_OPEN
-from srmudp.peers.attempts import Attempt
+from srmudp.models import Address, EventKind, PeerState
+from srmudp.peers.admission import MAX_HALF_OPEN, MAX_PENDING, MAX_QUESTIONS, PENDING_SECONDS
+from srmudp.peers.attempts import ATTEMPT_LIFETIME, Attempt
 from srmudp.peers.endpoint import HANDSHAKE_RATE, AcceptPolicy
 from srmudp.peers.handshakes import MAX_COOKIES
+from srmudp.protocol.handshake import Opening, Self, open_attempt, read_public_key
 from srmudp.wire.packet import (
     COOKIE,
     NO_COOKIE,
@@ -22,6 +24,7 @@ from srmudp.wire.packet import (
     PUNCH_SIZE,
     build_cookie,
     parse_cookie,
+    parse_public_key,
     parse_punch,
     punch_header,
     punch_payload,
@@ -32,6 +35,9 @@ from tests.endpoints import (
     alive,
     connect,
     drops,
+    events,
+    identity,
+    kinds,
     make_node,
     peer_of,
     status,
@@ -248,3 +254,117 @@ def test_a_cookie_is_worth_one_key_and_repeats_cost_nothing() -> None:
     assert len(punches) == 2
     assert {parse_punch(data).cookie for data in punches} == {bytes(16), b"c" * 16}
     assert {parse_punch(data).index for data in punches} == {parse_cookie(honest).index}
+
+
+# --- strangers with real keys ---
+
+
+class Crowd:
+    """Fresh identities that shake hands in earnest, one after the other, and then do nothing."""
+
+    def __init__(self, net: SimNet, target: SimNode) -> None:
+        self.met = 0
+        self._net, self._target = net, target
+        self._rng = random.Random(77)
+        self._seeds = 0
+        self._waiting: dict[int, tuple[Self, Opening, Address]] = {}
+        self.stop = net.tap(self._see)
+
+    def knock(self, source: Address) -> None:
+        """One more identity punches from ``source``."""
+        self._seeds += 1
+        us = Self(select_backend(), identity(f"crowd/{self._seeds}"), self._rng.randbytes(16), f"n{self._seeds}")
+        opening = open_attempt(us, self._seeds, self._rng.randbytes(32), None)
+        self._waiting[self._seeds] = (us, opening, source)
+        self._net.inject(source, self._target.address, opening.punch)
+
+    def _see(self, now: float, source: Address, destination: Address, data: bytes) -> None:
+        if source != self._target.address or data[0] not in (PUBLIC_KEY, COOKIE):
+            return
+        index = int.from_bytes(data[2:10], "big")
+        if index not in self._waiting:
+            return
+        us, opening, here = self._waiting[index]
+        if data[0] == COOKIE:
+            again = open_attempt(us, index, self._rng.randbytes(32), None, parse_cookie(data).cookie)
+            self._waiting[index] = (us, again, here)
+            self._net.inject(here, source, again.punch)
+        else:
+            del self._waiting[index]
+            agreed = read_public_key(us, [opening], parse_public_key(data), source, lambda instance: 0)
+            self.met += 1
+            self._net.inject(here, source, agreed.shared_key)
+
+
+@pytest.mark.parametrize("one_host", [True, False], ids=["one host", "many hosts"])
+def test_attack_77_fresh_identities_without_end(one_host: bool) -> None:
+    """Attack 77: strangers by the hundred, all with real keys: few are kept, the silent ones for ten seconds; an added
+    peer gets in beside them, and the connection that was there stays.
+
+    Ten thousand would be no different: what is kept of them is bounded by number and by time.
+    """
+    net = SimNet(77, link=Link(latency=0.01))
+    config = Config(max_mtu=1200, max_strangers=24, max_strangers_per_network=8)
+    b = make_node(net, "b", "10.0.0.2", accept=AcceptPolicy.EVERYBODY, config=config)
+    c = make_node(net, "c", "10.0.0.3")
+    a = make_node(net, "a", "10.0.0.1")
+    connect(net, b, c)
+    crowd = Crowd(net, b)
+    count = 300 if RATE > 100 else 120
+    for number in range(count):
+        crowd.knock(Address("198.51.100.7" if one_host else f"198.51.100.{number % 250}", 1024 + number))
+        net.run(0.01)
+    net.run(0.1)
+    kept = [peer for peer in b.node._registry if peer.stranger]
+    assert len(kept) == (8 if one_host else 24)
+    assert crowd.met > 40
+    assert drops(b, "too_many_strangers") > 10
+    assert len(b.node._sessions) <= 24 + 1
+    add(b, a)
+    add(a, b)
+    assert net.run_until(lambda: status(a, b).established and status(b, a).established, 3)
+    alive(net, a, b)
+    alive(net, b, c)
+    net.run(ATTEMPT_LIFETIME)
+    assert not [peer for peer in b.node._registry if peer.stranger], "they never said a word"
+    assert len(b.node._sessions) == 2
+    crowd.stop()
+
+
+def test_an_admitted_stranger_hears_it_at_once_and_a_refused_one_too() -> None:
+    """Whoever waits for a decision need not knock again: one round trip after it, it is in or knows that it is not."""
+    net = SimNet(80, link=Link(latency=0.01))
+    a = make_node(net, "a", "10.0.0.1", accept=AcceptPolicy.ASK)
+    b, c = make_node(net, "b", "10.0.0.2", claimed="Bob"), make_node(net, "c", "10.0.0.3", claimed="Carol")
+    add(b, a)
+    add(c, a)
+    assert net.run_until(lambda: kinds(a) == [EventKind.PENDING] * 2, 5)
+    net.run(3)
+    a.do(a.node.admit, b.node.peer_id, True)
+    a.do(a.node.admit, c.node.peer_id, False)
+    net.run(0.05)
+    assert status(b, a).established
+    assert status(c, a).state is PeerState.REFUSED
+    assert a.node.everyone(net.now) == ["Bob"]
+
+
+def test_attack_80_a_thousand_strangers_are_three_questions() -> None:
+    """Attack 80: in front of a user there are three at a time; who is decided makes room for the next."""
+    net = SimNet(80, link=Link(latency=0.01))
+    b = make_node(net, "b", "10.0.0.2", accept=AcceptPolicy.ASK)
+    crowd = Crowd(net, b)
+    for number in range(60):
+        crowd.knock(Address(f"198.51.100.{number // 3}", 1024 + number))
+        net.run(0.02)
+    asked = [event for event in events(b) if event.kind is EventKind.PENDING]
+    assert len(asked) == MAX_QUESTIONS
+    assert len(b.node._admission._pending) == MAX_PENDING
+    for number in range(1, 10):
+        event = events(b)[-1]
+        assert event.peer_id is not None
+        b.do(b.node.admit, event.peer_id, False)
+        net.run(0.01)
+        assert len(events(b, EventKind.PENDING)) == MAX_QUESTIONS + number
+    net.run(PENDING_SECONDS + 1)
+    assert not b.node._admission._pending
+    crowd.stop()
