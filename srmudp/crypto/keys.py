@@ -100,12 +100,18 @@ def punch_tag(peer_id: PeerId, data: bytes) -> bytes:
 
     Proves nothing else: whoever knows the PeerId can make it. Compare with ``hmac.compare_digest``.
     """
-    return hmac.digest(sha256(b"srmudp punch tag 1" + peer_id.key).digest(), data, "sha256")[:16]
+    return hmac.digest(_tag_key(b"srmudp punch tag 1", peer_id), data, "sha256")[:16]
 
 
 def cookie_tag(peer_id: PeerId, data: bytes) -> bytes:
     """The same the other way round: who sends a COOKIE shows that it knows its own PeerId, as a forger may not."""
-    return hmac.digest(sha256(b"srmudp cookie tag 1" + peer_id.key).digest(), data, "sha256")[:16]
+    return hmac.digest(_tag_key(b"srmudp cookie tag 1", peer_id), data, "sha256")[:16]
+
+
+@lru_cache(256)
+def _tag_key(label: bytes, peer_id: PeerId) -> bytes:
+    """Nothing secret: whoever knows the PeerId can compute it."""
+    return sha256(label + peer_id.key).digest()
 
 
 class Identity(Secret):

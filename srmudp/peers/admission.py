@@ -37,6 +37,8 @@ LEFT_FOR_PROVEN: Final = 0.5
 """Part of the burst of answers that is left to punches with a cookie."""
 LEFT_FOR_REPEATS: Final = 0.25
 """Part of it that one host, or a flood of punches whose cookie was read on the way, leaves to others."""
+DEMANDS: Final = 1000.0
+"""Cookies sent to strangers in a second. A flood beyond that hears silence before its tags are looked at."""
 MAX_PREFIXES: Final = 1024
 """Networks of strangers whose share of the answers is watched at a time."""
 REMEMBERED_PUNCHES: Final = 4096
@@ -130,6 +132,7 @@ class Admission:
         self._strangers = TokenBucket(rate, 2 * rate)
         self._added = PatientBucket(rate, 4 * rate, REMEMBERED_PUNCHES)
         self._rate = rate
+        self._demands = TokenBucket(DEMANDS, DEMANDS)
         self._prefixes: dict[str, TokenBucket] = {}
         self._cookies = Cookies(random)
         self._by_punch: dict[tuple[bytes, Address], HalfOpen] = {}
@@ -148,18 +151,22 @@ class Admission:
     def reply_to(self, punch: Punch, source: Address, now: float) -> Reply:
         """Whether a punch deserves the cost of an answer; counts why not."""
         registry = self._registry
+        added = registry.is_configured(source.host)
+        plain = punch.cookie == NO_COOKIE
+        if plain and not added and not self._demands.has(now) and not self._strangers.has(now, LEFT_FOR_PROVEN):
+            self._drops["handshake_rate"] += 1
+            return Reply.SILENCE
         expected = registry.expects(source) or self._match_by_ip(source, now) is not None
         if not (expected or self.policy is not AcceptPolicy.NOBODY or self.is_tagged_for_us(punch)):
             self._drops["unsolicited_punch"] += 1
             return Reply.SILENCE
-        proven = punch.cookie != NO_COOKIE and self._cookies.holds(punch.cookie, source, punch.index, now)
-        added = registry.is_configured(source.host)
-        if not proven and len(self._by_punch) >= MAX_HALF_OPEN // 2:
-            self._drops["cookie_demanded"] += 1
-            return Reply.COOKIE
-        if not (self._added_may if added else self._stranger_may)(punch, source, proven, now):
-            self._drops["handshake_rate" if proven else "cookie_demanded"] += 1
-            return Reply.SILENCE if proven else Reply.COOKIE
+        proven = not plain and self._cookies.holds(punch.cookie, source, punch.index, now)
+        may = self._added_may if added else self._stranger_may
+        crowded = not proven and len(self._by_punch) >= MAX_HALF_OPEN // 2
+        if crowded or not may(punch, source, proven, now):
+            demand = not proven and (added or self._demands.take(now))
+            self._drops["cookie_demanded" if demand else "handshake_rate"] += 1
+            return Reply.COOKIE if demand else Reply.SILENCE
         full = len(self._by_punch) >= MAX_HALF_OPEN
         if (full or self._per_host[source.host] >= MAX_HALF_OPEN_PER_HOST) and not self._evict(
             None if full else source.host

@@ -42,7 +42,7 @@ class TokenBucket:
         self._burst = self._tokens = burst
         self._updated: float | None = None
 
-    def take(self, now: float, keep: float = 0.0) -> bool:
+    def has(self, now: float, keep: float = 0.0) -> bool:
         """True if one more event is allowed now.
 
         Args:
@@ -51,7 +51,11 @@ class TokenBucket:
         if self._updated is not None:
             self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._rate)
         self._updated = now
-        if self._tokens < 1 + keep * self._burst:
+        return self._tokens >= 1 + keep * self._burst
+
+    def take(self, now: float, keep: float = 0.0) -> bool:
+        """The same, and counts the event."""
+        if not self.has(now, keep):
             return False
         self._tokens -= 1
         return True

@@ -14,6 +14,7 @@ from srmudp.crypto.noise import SessionSecrets
 from srmudp.models import Address, PeerId, Trust
 from srmudp.peers.admission import (
     ASK_AGAIN,
+    DEMANDS,
     IP_MATCH_AFTER,
     MAX_HALF_OPEN,
     MAX_HALF_OPEN_PER_HOST,
@@ -233,6 +234,15 @@ def test_a_half_full_table_demands_cookies() -> None:
     assert _flood(door, MAX_HALF_OPEN, cookies=False) == MAX_HALF_OPEN // 2
     assert door.drops["cookie_demanded"] == MAX_HALF_OPEN // 2
     assert door.answers(door.with_cookie(punch(), HERE, 0.0), HERE, 0.0)
+
+
+def test_cookies_for_strangers_have_a_rate_those_for_added_peers_do_not() -> None:
+    door = Door(AcceptPolicy.EVERYBODY, rate=1.0)
+    door.add("alice", HERE)
+    replies = [door.admission.reply_to(punch(), ELSEWHERE, 0.0) for _ in range(3000)]
+    assert replies.count(Reply.COOKIE) == DEMANDS
+    assert replies[-1] is Reply.SILENCE
+    assert {door.admission.reply_to(punch(n), HERE, 0.0) for n in range(2000)} == {Reply.PUBLIC_KEY, Reply.COOKIE}
 
 
 # --- half-open handshakes ---
