@@ -223,6 +223,112 @@ def icmp(rejecting: str) -> None:
         tell({"drops": [dict(a.drops), dict(b.drops)]})
 
 
+def descriptors() -> None:
+    """Open sockets until the system has no descriptor left, with each possible number left at the beginning."""
+    import errno
+    import resource
+    import threading
+
+    from srmudp import MultiHolepunchSocket
+    from tests.real.helpers import alive, join
+
+    def descriptors_open() -> int:
+        return len(os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"))
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def limit(number: int) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+
+    a, b = MultiHolepunchSocket(host="127.0.0.1"), MultiHolepunchSocket(host="127.0.0.1")
+    join(a, b)
+    opened, running = descriptors_open(), threading.active_count()
+    ways, errors = 0, set()
+    for spare in range(8):
+        limit(opened - 1 + spare)
+        try:
+            MultiHolepunchSocket(host="127.0.0.1").close(0)
+        except Exception as error:
+            ways += 1
+            errors.add(f"{type(error).__name__} {errno.errorcode.get(getattr(error, 'errno', None) or 0, error)}")
+        limit(64)
+    left = descriptors_open() - opened
+    tell({"ways to fail": ways, "errors": sorted(errors), "left open": left, "left running": _more(running)})
+    sockets: list[MultiHolepunchSocket] = []
+    failure = ""
+    try:
+        while len(sockets) < 100:
+            sockets.append(MultiHolepunchSocket(host="127.0.0.1"))
+    except OSError as error:
+        failure = errno.errorcode[error.errno or 0]
+    alive(a, b)
+    join(sockets[0], sockets[1])
+    tell({"opened": len(sockets), "error": failure, "others go on": True})
+    for sock in sockets:
+        sock.close(0)
+    with MultiHolepunchSocket(host="127.0.0.1") as again:
+        ok = not again.is_closed
+    tell({"again": ok, "left open": descriptors_open() - opened, "left running": _more(running)})
+    a.close()
+    b.close()
+
+
+def _more(running: int) -> int:
+    """Threads more than there were, after those on their way out have had time."""
+    import threading
+
+    deadline = time.monotonic() + 5
+    while threading.active_count() > running and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return threading.active_count() - running
+
+
+def goodbye(name: str) -> None:
+    """A service that is ended by a signal while it sends: its handler sends a last word and closes."""
+    import signal
+    import threading
+
+    from srmudp import MultiHolepunchSocket, SocketClosed
+    from tests.real.helpers import join
+
+    running = threading.active_count()
+    a, b = MultiHolepunchSocket(host="127.0.0.1"), MultiHolepunchSocket(host="127.0.0.1")
+    join(a, b)
+    got: list[bytes] = []
+    events: list[str] = []
+    b.on_event(lambda event: events.append(event.kind))
+    b.register_message_hook(lambda message: got.append(message.content))
+
+    def handler(signum: int, frame: object) -> None:
+        a.send(b"goodbye", "b")
+        a.close()
+
+    signal.signal(getattr(signal, name), handler)
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), getattr(signal, name))).start()
+    number = 0
+    ended = ""
+    try:
+        while True:
+            a.send(b"%d " % number + bytes(2000), "b", timeout=10)
+            number += 1
+    except SocketClosed as error:
+        ended = type(error).__name__
+    a.close()  # if the handler could only ask for it
+    deadline = time.monotonic() + 10
+    while "lost" not in events and time.monotonic() < deadline:
+        time.sleep(0.01)
+    numbers = [int(text.split()[0]) for text in got if text != b"goodbye"]
+    b.close()
+    tell({"ended by": ended, "closed": a.is_closed, "left running": _more(running)})
+    tell(
+        {
+            "goodbyes": got.count(b"goodbye"),
+            "in order": numbers == list(range(len(numbers))) and len(numbers) >= number,
+            "lost event": events[-1] if events else "",
+        }
+    )
+
+
 def _is_open(descriptor: str) -> bool:
     try:
         os.readlink(f"/proc/self/fd/{descriptor}")
@@ -240,7 +346,7 @@ def after(begin: str, name: str, *arguments: str) -> None:
 
 
 PROGRAMS: dict[str, Callable[..., None]] = {
-    function.__name__: function for function in (after, echo, example, fork, icmp, listen)
+    function.__name__: function for function in (after, descriptors, echo, example, fork, goodbye, icmp, listen)
 }
 
 if __name__ == "__main__":
