@@ -167,7 +167,7 @@ class Endpoint:
             self.touch(peer)
 
     def _notice_sleep(self, now: float) -> None:
-        """A timer that is called far too late was slept through."""
+        """A timer that is called far too late was slept through. Also for calls that make one due long ago."""
         due = self._due
         late = now - max(due, self._looked_at) if due is not None else 0.0
         self._due = None
@@ -260,6 +260,7 @@ class Endpoint:
                 owner.stranger = False
                 registry.rename(owner, name)
                 self._admission.revoke(owner.peer_id) if owner.peer_id is not None else None
+                owner.hand_out_arrived()
             else:
                 registry.alias(name, owner)
         elif peer is None:
@@ -284,13 +285,23 @@ class Endpoint:
 
         Under several names a peer has the addresses of all of them; then they are only added.
         """
+        self._notice_sleep(now)
         if name in self._registry:
             peer = self._registry.named(name)
             kept = peer.addresses if peer.aliases else []
+            if addresses and not peer.targets():
+                peer.failure = None  # no look-up of its names fails any more
             self._registry.set_addresses(peer, (*kept, *addresses))
             if not peer.connected and peer.attempt is not None:
                 peer.attempt.next_send = min(peer.attempt.next_send, now)
             self.touch(peer)
+
+    def note_unresolved(self, name: str, reason: str) -> None:
+        """The names of a peer's hosts led nowhere: what its status says while there is no address to punch at."""
+        if name in self._registry:
+            peer = self._registry.named(name)
+            if not peer.connected and not peer.targets():
+                peer.failure = reason
 
     def remove_peer(self, name: str, now: float) -> None:
         """Free the name at once; what is queued is still brought home for at most ``timeout`` seconds.
@@ -319,6 +330,7 @@ class Endpoint:
             ValueError: it has no key yet and none was given, or another peer has the one given.
             IdentityError: a PeerId that no key has, perhaps mistyped.
         """
+        self._notice_sleep(now)
         peer = self._registry.named(name)
         wanted = peer_id if peer_id is not None else peer.peer_id
         if wanted is None:
@@ -341,6 +353,7 @@ class Endpoint:
         Raises:
             UnknownPeer: there is no such peer.
         """
+        self._notice_sleep(now)
         peer = self._registry.named(name)
         if peer.peer_id is not None:
             peer.send_close(CloseCode.CLOSING, "", now)

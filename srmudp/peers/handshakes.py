@@ -144,6 +144,7 @@ class Handshakes:
             return
         demanded = attempt.cookies.setdefault(source, {})
         if reply.cookie in demanded:
+            self._host.drops["duplicate_handshake"] += 1
             return
         if len(demanded) >= MAX_COOKIES:
             self._host.drops["unwanted_cookie"] += 1
@@ -276,6 +277,7 @@ class Handshakes:
                 owner.trust = Trust.FIRST_USE
             owner.linger_until = None
             self._registry.rename(owner, name)
+            owner.hand_out_arrived()
         else:
             self._registry.alias(name, owner)
         for message in waiting:

@@ -271,6 +271,7 @@ class Peer:
     def send_established(self, session: Session, source: Address, now: float) -> None:
         """The fourth arrow: key confirmation and our limits. Each repetition is a new record."""
         if session.next_number > 64:
+            self._endpoint.drops["duplicate_handshake"] += 1
             return
         start = self.connection.session_start(brief=True)
         self._send_sealed(session, [Established(), start], source, now)
@@ -314,7 +315,7 @@ class Peer:
         except RemoteProtocolError as error:
             self._endpoint.drops["protocol_error"] += 1
             # What came before the breach counts, but nothing may be left lying for the next session.
-            self._hand_out_arrived()
+            self.hand_out_arrived()
             connection.signals.clear()
             self.send_close(CloseCode.PROTOCOL_ERROR, str(error), now)
             self.lose(f"it broke the protocol: {error}", now)
@@ -393,7 +394,7 @@ class Peer:
     def _collect(self, source: Address, now: float) -> None:
         """Turn what the connection produced into events."""
         connection = self.connection
-        self._hand_out_arrived()
+        self.hand_out_arrived()
         if connection.signals:
             signals, connection.signals = connection.signals, []
             answered = False
@@ -406,8 +407,11 @@ class Peer:
                 self._on_signal(frame, source, now)
         self.collect_settled(now)
 
-    def _hand_out_arrived(self) -> None:
+    def hand_out_arrived(self) -> None:
+        """Give the application what arrived. While the peer lingers it waits: it may be added again."""
         connection = self.connection
+        if self.lingering:
+            return
         if connection.arrived:
             arrived, connection.arrived = connection.arrived, []
             for channel, sequence, content in arrived:
@@ -418,7 +422,7 @@ class Peer:
                 self._hand_out(channel, -1, content)
 
     def _hand_out(self, channel: int, sequence: int, content: bytes) -> None:
-        if self.lingering or self.peer_id is None:
+        if self.peer_id is None:
             return
         self.messages_received += 1
         receipt = Receipt(self, self.connection.restarts, channel, sequence, len(content))
@@ -593,6 +597,8 @@ class Peer:
     def keep_alive(self, now: float) -> None:
         """Let the peer hear of us and ask for a sign of life."""
         self.last_sent = now
+        if self.connection.owes_ack:
+            return  # it was faster, and hears of us in a moment: a ping of ours would only cost it an ack
         self.connection.ping()
         self._endpoint.touch(self)
 

@@ -212,7 +212,8 @@ class Cubic:
 
     def on_persistent_congestion(self, now: float) -> None:
         """The window is the smallest one and slow start begins again."""
-        self._ssthresh = max(self._cwnd * _CubicCurve.BETA, 2.0 * self._segment)
+        if self._cwnd > 2.0 * self._segment:  # else it was told before, and nothing has got better since
+            self._ssthresh = max(self._cwnd * _CubicCurve.BETA, 2.0 * self._segment)
         self._cwnd = 2.0 * self._segment
         self._curve.forget()
         self._recovery_start = now

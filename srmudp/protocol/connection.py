@@ -38,10 +38,11 @@ from ..wire.frames import (
     serialise,
 )
 from ..wire.packet import MAX_SEGMENTS, RECORD_OVERHEAD, RESEND_OVERHEAD, TAG, resend_segment
+from .acking import AckTiming
 from .credit import OVERHEAD, ReceiveBudget
 from .events import Failure
 from .receiving import ReceiveHalf
-from .records import Opened
+from .records import Opened, trimmed
 from .recovery import AckOutcome, Path, Recovery, SentRecord
 from .sending import Chunk, SendHalf
 from .session import Session, segment_room, single_room
@@ -60,6 +61,10 @@ SUCCESS_SHARE: Final = 0.8
 PING_EVERY: Final = 8
 """Every so many acks without anything else ask for an ack themselves, so that old ranges can be forgotten."""
 
+BUFFER_COST: Final = 3
+"""Bytes of a socket's buffer that a byte of a datagram takes at most: systems count their own overhead too."""
+TURN: Final = 0.010
+"""Seconds by which a thread's turn comes late where another one computes: two switch intervals."""
 MAX_CONTROLS: Final = 200
 """Control frames put into one record; with the parts of messages still below what a reader takes."""
 NO_MEMORY: Final = bytes(8)
@@ -75,6 +80,7 @@ class Connection:
     Args:
         memory: 8 fresh random bytes: what we remember of the peer begins here.
         wake: called when something became ready to be sent by what happened to another peer.
+        random: decides which record numbers are left out; None leaves out none.
     """
 
     def __init__(
@@ -84,8 +90,10 @@ class Connection:
         budget: ReceiveBudget,
         memory: bytes,
         wake: Callable[[], None] = lambda: None,
+        random: Callable[[int], bytes] | None = None,
     ) -> None:
         self._config = config
+        self._random = random
         self._drops = drops
         self._budget = budget
         self._wake = wake
@@ -118,12 +126,8 @@ class Connection:
         self._peer_started = False
         self._urgent = False
         self._control_at: float | None = None
-        self._ack_now = False
-        self._ack_at: float | None = None
-        self._unacked_datagrams = 0
-        self._unacked_bytes = 0
+        self._acks = AckTiming(self._config.max_ack_delay)
         self._acks_alone = 0
-        self._peer_window = 0
         self._told_window = 0
         self._probes_due = 0
         self._single_only_until = -inf
@@ -168,7 +172,7 @@ class Connection:
         self.stop()
         self.session = session
         self.path = path
-        self.recovery = Recovery(path, now)
+        self.recovery = Recovery(path, now, self._random)
         self._start_due = True
 
     def move(self, path: Path) -> None:
@@ -202,6 +206,7 @@ class Connection:
         self.sending.restart()
         self.receiving.restart()
         self.unreliable_in.restart()
+        self.arrived.clear()  # their numbers mean other messages now
         self.restarts += 1
 
     def forget(self) -> None:
@@ -211,6 +216,11 @@ class Connection:
         self._budget.forget(self.receiving.retry)
 
     # --- what is known
+
+    @property
+    def owes_ack(self) -> bool:
+        """True if the peer will be acknowledged something within the ack delay."""
+        return self._acks.owed
 
     @property
     def pending(self) -> int:
@@ -295,10 +305,7 @@ class Connection:
             else:
                 eliciting = self._on_frame(frame, now) or eliciting
         if eliciting:
-            self._unacked_datagrams += opened.segments
-            self._unacked_bytes += size
-            if self._peer_window and self._unacked_bytes >= self._peer_window // 4 and self._unacked_datagrams > 1:
-                self._ack_now = True
+            self._acks.on_record(opened.segments, size)
 
     def on_burst_end(self, now: float) -> None:
         """Nothing more is waiting to be read: decide whether to acknowledge at once."""
@@ -308,14 +315,11 @@ class Connection:
         milliseconds = session.receiver.wants_single(now)
         if milliseconds is not None:
             self.signal(SingleOnly(milliseconds))
-        if self._unacked_datagrams >= 2:
-            self._ack_now = True
-        elif self._unacked_datagrams and self._ack_at is None:
-            self._ack_at = now + self._config.max_ack_delay
+        self._acks.on_burst_end(now)
 
     def on_incomplete(self) -> None:
-        """Segments came that did not complete a record: their arrival must be told for loss to be found."""
-        self._unacked_datagrams += 1
+        """Segments came that did not complete a record."""
+        self._acks.on_incomplete()
 
     def _on_frame(self, frame: Frame, now: float) -> bool:
         """A frame other than the two hot ones. Returns whether it elicits an ack."""
@@ -334,7 +338,7 @@ class Connection:
             self.arrived += self.receiving.on_withdrawn(frame.channel, frame.sequence)
             self._control_soon(now)
         elif isinstance(frame, Window):
-            self._peer_window = frame.size
+            self._acks.peer_window = frame.size
         elif isinstance(frame, SingleOnly):
             self._single_only_until = now + min(frame.milliseconds, 60_000) / 1000
         elif not isinstance(frame, (Ping, Padding)):
@@ -425,7 +429,7 @@ class Connection:
         """When :meth:`on_timer` must be called."""
         times = [self.sending.next_expiry()]
         if self.recovery is not None:
-            times += [self.recovery.next_timer(), self._ack_at, self._control_at, self._send_at]
+            times += [self.recovery.next_timer(), self._acks.at, self._control_at, self._send_at]
             times.append(self.recovery.path.discovery.next_timer())
         return min((time for time in times if time is not None), default=None)
 
@@ -439,9 +443,7 @@ class Connection:
         if self._control_at is not None and self._control_at <= now:
             self._control_at = None
             self._urgent = True
-        if self._ack_at is not None and self._ack_at <= now:
-            self._ack_at = None
-            self._ack_now = True
+        self._acks.on_timer(now)
         recovery = self.recovery
         if recovery is not None:
             due = recovery.next_timer()
@@ -461,7 +463,7 @@ class Connection:
         if self._probes_due:
             self._probes_due -= 1
             return self._probe(now)
-        if self._ack_now or self._urgent or self._start_due:
+        if self._acks.now or self._urgent or self._start_due:
             return self._single(now)
         # Before pacing is asked: the timer that woke us for this must find it done.
         size = path.discovery.probe_due(now)
@@ -498,21 +500,20 @@ class Connection:
         assert path is not None
         mtu = path.mtu
         controller = path.controller
-        window = controller.window
+        window = self._window()
         room = window - recovery.in_flight
         if room <= 0:
             return 0
-        limit = max(1, min(MAX_SEGMENTS, MAX_BATCH // mtu))
+        most = max(1, min(MAX_SEGMENTS, MAX_BATCH // mtu))
         if now < self._single_only_until:
-            limit = 1
+            most = 1
         rate = controller.pacing_rate
-        if rate != inf:
-            limit = min(limit, max(1, int(rate * PACED_BATCH) // mtu))
+        limit = most if rate == inf else min(most, max(1, int(rate * PACED_BATCH) // mtu))
         if path.rtt.minimum >= BATCHING_RTT:
-            limit = min(limit, max(1, window // (8 * mtu)))
             loss = recovery.loss
             if loss > 0.004:
-                limit = min(limit, max(1, int(log(SUCCESS_SHARE) / log(1 - min(loss, 0.5)))))
+                most = min(most, max(1, int(log(SUCCESS_SHARE) / log(1 - min(loss, 0.5)))))
+            limit = min(limit, most, max(1, window // (8 * mtu)))
         # Small change of window is saved up for a larger batch, as long as acks that will free more are on their way.
         wanted = min(limit, max(1, window // (4 * mtu)))
         if room < wanted * mtu and recovery.in_flight:
@@ -525,7 +526,22 @@ class Connection:
             if budget < wanted * mtu:
                 self._send_at = max(path.pacer.next_time(now, rate, min(wanted, limit) * mtu), now + 1e-6)
                 return 0
+            # Late by more than a record: what leaves back to back anyway shares one. A machine so busy that each record
+            # has to wait for its turn would otherwise never send faster than one small record a turn.
+            wanted = max(wanted, min(most, budget // mtu, room // mtu, window // (4 * mtu)))
         return wanted
+
+    def _window(self) -> int:
+        """Bytes that may be under way: what the controller allows, and no more than overflows nobody's socket.
+
+        A thread's turn comes milliseconds late; the peer's system keeps what arrives meanwhile. How much it keeps we
+        cannot know; it is taken for what ours keeps. Of a short path that is all that is under way, of a long one a
+        part.
+        """
+        path = self.path
+        assert path is not None
+        kept = self._config.socket_buffer / BUFFER_COST * max(1.0, path.rtt.minimum / TURN)
+        return min(path.controller.window, max(int(kept), 2 * path.mtu))
 
     def _bulk(self, segments: int, now: float) -> tuple[bytes, int] | None:
         """A record of several datagrams with parts of one channel, if there is enough for one."""
@@ -542,10 +558,9 @@ class Connection:
         if not self._start_acked:
             start = self.session_start()
             controls.append(start)
-            data = serialise(start)
-            out.append(data)
-            room -= len(data)
-        window = path.controller.window
+            out.append(serialise(start))
+            room -= len(out[-1])
+        window = self._window()
         if not 0.75 * window <= self._told_window <= 1.5 * window:
             self._told_window = window
             out.append(serialise(Window(window)))
@@ -562,7 +577,8 @@ class Connection:
         assert session is not None
         assert recovery is not None
         assert path is not None
-        room = single_room(path.mtu)
+        acking = self._acks.now or self._acks.owed
+        room = single_room(recovery.size_that_arrives(acking))
         out: list[bytes | memoryview] = []
         chunks: list[Chunk] = []
         controls: list[Frame] = []
@@ -583,21 +599,19 @@ class Connection:
         if not self._start_acked:
             add(self.session_start())
             self._start_due = False
-        if self._unacked_datagrams or self._ack_now:
+        if acking:
             ack = session.receiver.build_ack(now)
             if ack is not None:
-                data = serialise(_trimmed(ack, room))
+                data = serialise(trimmed(ack, room))
                 room -= len(data)
                 out.append(data)
                 ack_mark = session.receiver.mark()
-            self._ack_now = False
-            self._ack_at = None
-            self._unacked_datagrams = self._unacked_bytes = 0
+            self._acks.on_sent()
         complete = self._add_controls(add)
         self._urgent = not complete
         if complete:
             self._control_at = None
-        if self._peer_started and path.controller.window > recovery.in_flight:
+        if self._peer_started and self._window() > recovery.in_flight:
             if self.unreliable_out.has_work:
                 room -= self.unreliable_out.fill(room, out, unreliable, now)
             if self.sending.has_work:
@@ -664,6 +678,7 @@ class Connection:
             record = SentRecord(header, kept, chunks, controls, unreliable, ack_mark, now)
             recovery.records[header.number] = record
             recovery.on_sent(record, header.first, range(count), size, len(wire), now)
+        recovery.skips.after_record(count, session.skip)
         self.datagrams_sent += count
         self.bytes_sent += len(wire)
         return wire, size
@@ -675,7 +690,6 @@ class Connection:
         assert recovery is not None
         assert path is not None
         parts: list[bytes] = []
-        size = 0
         first = session.next_transmission
         groups: list[tuple[SentRecord, list[int], int]] = []
         while self._resends and len(parts) < segments:
@@ -701,7 +715,6 @@ class Connection:
                 groups.append((record, [segment], session.next_transmission - 1))
             parts.append(datagram)
             record.resent = True
-            size = size or len(datagram)
             if len(datagram) < RESEND_OVERHEAD + header.size:
                 break  # a shorter datagram can only be the last of a batch
         if not parts:
@@ -735,10 +748,9 @@ class Connection:
                     self._resends.appendleft((record, pending[self._probes_due % len(pending)]))
                     return self._resend(1, now)
             else:
-                out: list[bytes | memoryview] = []
                 chunks: list[Chunk] = []
                 controls: list[Frame] = [c for c in record.controls if not isinstance(c, (Ping, Window))]
-                out += [serialise(control) for control in controls]
+                out: list[bytes | memoryview] = [serialise(control) for control in controls]
                 for message, start, end in record.chunks:
                     if message.sequence >= 0 and not message.withdrawn and not message.arrived:
                         size = end - start
@@ -746,7 +758,8 @@ class Connection:
                         out.append(memoryview(message.content)[start:end])
                         chunks.append((message, start, end))
                 plaintext = b"".join(out)
-                if plaintext and len(plaintext) <= single_room(path.mtu):
+                limit = path.mtu if self._probes_due else recovery.size_that_arrives(False)
+                if plaintext and len(plaintext) <= single_room(limit):
                     return self._seal(plaintext, chunks, controls, [], None, now)
         return self._seal(serialise(Ping()), [], [Ping()], [], None, now)
 
@@ -772,12 +785,3 @@ class Connection:
         assert self.path is not None
         self.recovery.note_app_limited()
         self.path.pacer.on_idle()
-
-
-def _trimmed(ack: Ack, room: int) -> Ack:
-    """The ack with only as many of its newest ranges as fit."""
-    limit = len(ack.opened) + len(ack.transmissions) + len(ack.discarded)
-    while len(serialise(ack)) > room and limit > 1:
-        limit //= 2
-        ack = Ack(ack.delay_us, ack.opened[:limit], ack.transmissions[:limit], ack.discarded[:limit])
-    return ack

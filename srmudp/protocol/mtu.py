@@ -6,6 +6,7 @@ forge it. Sizes are bytes of UDP payload.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 from ..config import MIN_MTU
@@ -22,6 +23,8 @@ BLACK_HOLE_LOSSES: Final = 8
 """Datagrams above the next smaller safe size lost in a row, while smaller ones arrive, that make a black hole.
 
 Ordinary loss of 10 % does this once in 10^8 times."""
+BLACK_HOLE_ROUNDS: Final = 3
+"""Times that a smaller one, sent after such losses, must have arrived: a short outage loses many, but only once."""
 
 
 class MtuDiscovery:
@@ -32,7 +35,18 @@ class MtuDiscovery:
         limit: never more than this.
     """
 
-    __slots__ = ("_big_lost", "_in_flight", "_limit", "_losses", "_next_search", "_probe", "_small_acked", "mtu")
+    __slots__ = (
+        "_big_lost",
+        "_in_flight",
+        "_limit",
+        "_losses",
+        "_next_search",
+        "_probe",
+        "_round_end",
+        "_rounds",
+        "_small_arrived",
+        "mtu",
+    )
 
     def __init__(self, start: int, limit: int, now: float) -> None:
         self.mtu = start
@@ -41,8 +55,8 @@ class MtuDiscovery:
         self._losses = 0
         self._in_flight = False
         self._next_search = now
-        self._big_lost = 0
-        self._small_acked = False
+        self._big_lost = self._rounds = 0
+        self._round_end = self._small_arrived = -inf
         self._choose()
 
     def probe_due(self, now: float) -> int | None:
@@ -67,7 +81,7 @@ class MtuDiscovery:
         grew = size > self.mtu
         if grew:
             self.mtu = size
-            self._big_lost = 0
+            self._big_lost = self._rounds = 0
         self._choose()
         return grew
 
@@ -84,28 +98,34 @@ class MtuDiscovery:
         """A probe ended with its session: nothing was learned, the next may leave."""
         self._in_flight = False
 
-    def on_acked(self, size: int) -> None:
+    def on_acked(self, size: int, sent_at: float) -> None:
         """A datagram arrived. Large ones prove that there is no black hole."""
         if size > self._fallback():
-            self._big_lost = 0
-            self._small_acked = False
-        elif self._big_lost:
-            self._small_acked = True
+            self._big_lost = self._rounds = 0
+        elif sent_at > self._small_arrived:
+            self._small_arrived = sent_at
 
-    def on_lost(self, size: int, count: int, now: float) -> bool:
-        """``count`` datagrams of ``size`` bytes were lost. Returns True if the MTU shrank."""
-        if size <= self._fallback():
-            return False
+    def on_lost(self, size: int, count: int, sent_at: float, now: float) -> bool:
+        """``count`` datagrams of ``size`` bytes that left at ``sent_at`` were lost. Returns True if the MTU shrank."""
+        if not self._fallback() < size <= self.mtu:
+            return False  # larger ones left before the last fall
         self._big_lost += count
-        if self._big_lost < BLACK_HOLE_LOSSES or not (self._small_acked or self._big_lost >= 4 * BLACK_HOLE_LOSSES):
+        if self._round_end < sent_at < self._small_arrived:
+            self._rounds += 1
+            self._round_end = self._small_arrived
+        if self._big_lost < BLACK_HOLE_LOSSES or self._rounds < BLACK_HOLE_ROUNDS:
             return False
         self.mtu = self._fallback()
-        self._big_lost = 0
-        self._small_acked = False
+        self._big_lost = self._rounds = 0
         self._probe = None
         self._losses = 0
         self._next_search = now + RAISE_INTERVAL / 10
         return True
+
+    @property
+    def in_doubt(self) -> bool:
+        """True while so many large datagrams were lost in a row that there may be a black hole."""
+        return self._big_lost >= BLACK_HOLE_LOSSES
 
     def _fallback(self) -> int:
         """The next smaller size that is taken for safe."""

@@ -222,15 +222,19 @@ class ReceiveHalf:
             if whole:
                 self._charge(channel, sequence, message, OVERHEAD + total)
                 return self._hand_out(channel, sequence, bytes(data))
-            channel.begin(sequence, message)
         elif message.total != total:
             raise RemoteProtocolError("the length of a message changed")
-        before = message.gaps
+        # Before anything is kept: what a breach leaves behind stays with the peer for its next session.
+        high = max(message.high, offset + len(data))
+        self._charge(channel, sequence, message, OVERHEAD + max(0, high - message.grant))
+        if sequence not in channel.partial:
+            channel.begin(sequence, message)
+        before, had = message.gaps, message.have
         message.add(offset, data)
+        self._budget.on_progress(message, message.have - had)
         self._gaps += message.gaps - before
         if self._gaps > self._max_gaps:
             raise RemoteProtocolError("messages in too many fragments")
-        self._charge(channel, sequence, message, OVERHEAD + max(0, message.high - message.grant))
         if message.have == total:
             content = message.content()  # before it leaves its place: there may be no memory for it at the moment
             del channel.partial[sequence]
@@ -351,16 +355,20 @@ class ReceiveHalf:
         wanted = limit - message.grant
         if wanted <= 0 or (wanted < window // 4 and limit < message.total):
             return
-        if self._budget.take(message, wanted, self.retry):
+        if self._budget.take(message, wanted, self.retry, message.total - limit):
             message.grant = limit
             self.grants_dirty[(channel.number, sequence)] = None
             self._charge(channel, sequence, message, OVERHEAD + max(0, message.high - limit))
 
     def _charge(self, channel: ReceiveChannel, sequence: int, message: IncomingMessage, charge: int) -> None:
+        """Count what a message costs now. Raises before it changes anything; a smaller charge never raises."""
         change = charge - message.charge
+        if change > 0 and (
+            channel.charged + change > self._config.channel_window
+            or self.charged + change > self._config.connection_window
+        ):
+            raise RemoteProtocolError("more data than was granted")
         message.charge = charge
         channel.charges[sequence] = (message, charge)
         channel.charged += change
         self.charged += change
-        if channel.charged > self._config.channel_window or self.charged > self._config.connection_window:
-            raise RemoteProtocolError("more data than was granted")

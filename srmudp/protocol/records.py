@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from ..crypto.protection import RecordKeys, ReplayWindow
 from ..exceptions import AuthenticationError
-from ..wire.frames import MAX_RANGES, Ack
+from ..wire.frames import MAX_RANGES, Ack, serialise
 from ..wire.packet import MAX_SEGMENTS, RecordHeader, Segment
 from .rangeset import RangeSet
 
@@ -225,3 +225,12 @@ class RecordReceiver:
             self._forget(victim)
             if len(self._discarded) > MAX_RANGES:
                 del self._discarded[next(iter(self._discarded))]
+
+
+def trimmed(ack: Ack, room: int) -> Ack:
+    """The ack with only as many of its newest ranges as fit."""
+    limit = len(ack.opened) + len(ack.transmissions) + len(ack.discarded)
+    while len(serialise(ack)) > room and limit > 1:
+        limit //= 2
+        ack = Ack(ack.delay_us, ack.opened[:limit], ack.transmissions[:limit], ack.discarded[:limit])
+    return ack

@@ -7,11 +7,13 @@ opened are hints that a stranger may have forged; they steer what is sent again,
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
 from itertools import islice
 from math import inf
 from typing import Final
 
+from ..config import MIN_MTU
 from ..exceptions import RemoteProtocolError
 from ..models import Address
 from ..wire.frames import Ack, Frame
@@ -44,6 +46,10 @@ MIN_RATE_INTERVAL: Final = 1e-6
 """Seconds; a delivery rate measured over less means nothing."""
 LOSS_MEMORY: Final = 131_072
 """Bytes over which the share of lost datagrams is averaged."""
+SKIP_WITHIN: Final = 64
+"""One of every so many record numbers is left out."""
+REMEMBERED_SKIPS: Final = 1024
+"""Numbers left out that are remembered: more than a replay window has."""
 
 
 class RttEstimator:
@@ -98,7 +104,11 @@ class Path:
 
 
 class SentRecord:
-    """A record in flight and the information it carries."""
+    """A record in flight and the information it carries.
+
+    Its flights refer to it and it to them for as long as it is under way. Then it lets go of them: a cycle would keep
+    what it carried, messages of any size, until the garbage collector comes by.
+    """
 
     __slots__ = (
         "ack_mark",
@@ -190,11 +200,63 @@ class AckOutcome:
         """Segments to be sent again as stored."""
 
 
+class Skips:
+    """Record numbers left out on purpose: who names one as opened acknowledges what it did not receive.
+
+    Such a receiver would have us send faster than the path carries, or to where nobody listens (RFC 9000 section 21.4).
+    An honest one opens no record of that number, so it cannot name it.
+
+    Args:
+        random: what nobody can foresee; None leaves out nothing.
+    """
+
+    __slots__ = ("_left", "_numbers", "_random")
+
+    def __init__(self, random: Callable[[int], bytes] | None) -> None:
+        self._random = random
+        self._numbers: list[int] = []
+        self._left = 0 if random is None else self._draw(random)
+
+    def due(self) -> bool:
+        """Count one record; True if the number after it is to be left out."""
+        if self._random is None:
+            return False
+        self._left -= 1
+        if self._left > 0:
+            return False
+        self._left = self._draw(self._random)
+        return True
+
+    def after_record(self, datagrams: int, skip: Callable[[int], int]) -> None:
+        """A record was sealed: leave out the next one now and then, by ``skip``, which returns its number.
+
+        With as many transmission numbers as this one had, so that it looks like one lost on its way.
+        """
+        if self.due():
+            self.add(skip(datagrams))
+
+    def add(self, number: int) -> None:
+        """The number was left out; larger than every one before."""
+        self._numbers.append(number)
+        if len(self._numbers) > REMEMBERED_SKIPS:
+            del self._numbers[: REMEMBERED_SKIPS // 2]
+
+    def among(self, first: int, last: int) -> bool:
+        """True if a number from ``first`` to ``last`` was left out."""
+        position = bisect_left(self._numbers, first)
+        return position < len(self._numbers) and self._numbers[position] <= last
+
+    @staticmethod
+    def _draw(random: Callable[[int], bytes]) -> int:
+        return 1 + random(1)[0] % SKIP_WITHIN
+
+
 class Recovery:
     """The sent records of one session."""
 
-    def __init__(self, path: Path, now: float) -> None:
+    def __init__(self, path: Path, now: float, random: Callable[[int], bytes] | None = None) -> None:
         self.path = path
+        self.skips = Skips(random)
         self.peer_ack_delay = 0.025  # until the peer tells
         self.records: dict[int, SentRecord] = {}  # eliciting and not yet known to be opened, by number
         self.in_flight = 0
@@ -268,6 +330,8 @@ class Recovery:
         rtt_record: SentRecord | None = None
         for first, last in ack.opened:
             for gap_first, gap_last in self._opened.missing(first, last):
+                if self.skips.among(gap_first, gap_last):
+                    raise RemoteProtocolError("acknowledged a record that was never sent")
                 self._opened.add(gap_first, gap_last)
                 for record in self._take(gap_first, gap_last):
                     outcome.opened.append(record)
@@ -354,7 +418,7 @@ class Recovery:
         if record.probe:
             self.mtu_changed = self.path.discovery.on_probe_acked(record.probe) or self.mtu_changed
         else:
-            self.path.discovery.on_acked(record.flights[0].size)
+            self.path.discovery.on_acked(record.flights[0].size, record.sent_at)
         if newest is not None:
             self._delivered_at = now
         self._hinted_records.pop(record.header.number, None)
@@ -364,6 +428,7 @@ class Recovery:
             if last > self._largest_hinted:
                 self._largest_hinted = last
                 self._largest_sent_at = flight.sent_at
+        record.flights = []
         return newest
 
     def _hint(self, first: int, last: int, now: float) -> bool:
@@ -413,6 +478,7 @@ class Recovery:
             if flight.pending:
                 self.in_flight -= flight.pending.bit_count() * flight.size
                 flight.pending = 0
+        record.flights = []
         self._hinted_records.pop(record.header.number, None)
 
     def _detect_lost(self, now: float, outcome: AckOutcome) -> tuple[int, float]:
@@ -473,14 +539,17 @@ class Recovery:
             # Too large, most likely; no sign of congestion (RFC 8899 section 3).
             self.path.discovery.on_probe_lost(now)
             self.records.pop(record.header.number, None)
+            record.flights = []
             return 0
         self.datagrams_lost += count
-        self.mtu_changed = self.path.discovery.on_lost(flight.size, count, now) or self.mtu_changed
+        shrank = self.path.discovery.on_lost(flight.size, count, flight.sent_at, now)
+        self.mtu_changed = shrank or self.mtu_changed
         number = record.header.number
         if number not in self.records:
             return size
         if record.header.count == 1:
             del self.records[number]
+            record.flights = []
             outcome.again.append(record)
         else:
             for bit in range(flight.count):
@@ -537,7 +606,8 @@ class Recovery:
             self.probes += 1
             self._last_eliciting = now
             probe = True
-            if self.probes == 4:
+            if self.probes >= 4:
+                # Each time: what was sent during an outage must not be held against the path when it is over.
                 self.path.controller.on_persistent_congestion(now)
         return outcome, probe
 
@@ -548,6 +618,14 @@ class Recovery:
         self.mtu_changed = True
         for record in self.records.values():
             record.probe = 0
+
+    def size_that_arrives(self, acking: bool) -> int:
+        """Bytes of a datagram that must arrive: the path's MTU, but the floor where long ones may be vanishing.
+
+        That is so when nothing was heard for two probe timeouts, and for what carries an ack after many losses.
+        """
+        doubt = self.probes > 1 or (acking and self.path.discovery.in_doubt)
+        return MIN_MTU if doubt else self.path.mtu
 
     def give_up(self, record: SentRecord) -> None:
         """The record is not sent again; its information goes into a new one."""

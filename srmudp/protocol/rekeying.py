@@ -66,8 +66,9 @@ class Rekeying:
     def next_timer(self) -> float | None:
         """When :meth:`on_timer` or a look at :meth:`due` is wanted."""
         times = [self._drop_at]
-        if self.stage is Stage.IDLE and not self.job_running and self._session.keys.sealed:
-            times.append(self._since + self._seconds)
+        keys = self._session.keys
+        if self.stage is Stage.IDLE and not self.job_running and self._drop_at is None and keys.sealed:
+            times.append(self._since if keys.update_due else self._since + self._seconds)
         return min((time for time in times if time is not None), default=None)
 
     def on_timer(self, now: float) -> None:

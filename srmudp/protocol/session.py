@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
 
 from ..crypto.backend import Backend
-from ..crypto.protection import RecordKeys
+from ..crypto.protection import LIMIT, RecordKeys
 from ..wire.packet import MAX_SEGMENTS, RECORD_OVERHEAD, RESEND_OVERHEAD, TAG, RecordHeader, cut_record
 from .handshake import Agreed
 from .records import RecordReceiver
+
+NUMBERS_KEPT: Final = 1 << 16
+"""Numbers before the hard limit at which a session is replaced: what is said outside its usual output has room."""
 
 
 class Session:
@@ -40,6 +44,11 @@ class Session:
         """Where the peer sends to."""
         return self.agreed.local_index
 
+    @property
+    def worn_out(self) -> bool:
+        """True when a new handshake is needed: the keys can do no more, or the numbers come to their end."""
+        return self.keys.exhausted or max(self.next_number, self.next_transmission) >= LIMIT - NUMBERS_KEPT
+
     def seal(self, plaintext: bytes, mtu: int) -> tuple[RecordHeader, bytes, bytes]:
         """Seal one record and cut it.
 
@@ -68,6 +77,13 @@ class Session:
         aad = header.pack()
         ciphertext = self.keys.seal(number, aad, plaintext)
         return header, ciphertext, cut_record(header, ciphertext, aad)
+
+    def skip(self, datagrams: int) -> int:
+        """Leave out a record number and so many transmission numbers, for good. Returns the record number."""
+        number = self.next_number
+        self.next_number = number + 1
+        self.next_transmission += datagrams
+        return number
 
 
 def segment_room(mtu: int) -> int:

@@ -204,7 +204,7 @@ def _literal(name: str, entry: object, host: str) -> str | None:
         return None
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
-    if ip.is_unspecified or ip.is_multicast or ip == ipaddress.IPv4Address("255.255.255.255"):
+    if is_nobody(ip):
         _refuse(name, entry, "no single host has this address")
     if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None and not ip.scope_id.isdigit():
         try:
@@ -212,6 +212,13 @@ def _literal(name: str, entry: object, host: str) -> str | None:
         except OSError:
             _refuse(name, entry, f"there is no network interface {ip.scope_id!r}")
     return str(ip)
+
+
+def is_nobody(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """True for an address that no single host has: it must not be punched, whoever gave it."""
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    return ip.is_unspecified or ip.is_multicast or ip == ipaddress.IPv4Address("255.255.255.255")
 
 
 def _check_host(name: str, entry: object, host: str) -> None:

@@ -39,7 +39,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from ..exceptions import LocalProtocolError, SocketClosed
-from .waiting import Baton, Poller, Topics, Wakeup
+from .waiting import Baton, Poller, Topics, Wakeup, time_asleep
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -65,6 +65,8 @@ _HOLD = 0.002
 """Seconds the receiver thread keeps the lock at most while senders may want it."""
 _TICK = 0.0001
 """Shortest sleep of the timer thread in seconds; pacing keeps credit for far more."""
+_ASLEEP = 5.0
+"""Seconds of sleep of the machine that the endpoint is told of."""
 _EMPTY_TURNS = 64
 """Turns of the receiver thread without a result before it pauses: a descriptor in error is always ready."""
 
@@ -101,6 +103,7 @@ class Driver:
         transport: non-blocking; closed by :meth:`shutdown`.
         on_event: given each event and ``now`` under the lock; must not wait for anything.
         on_output: called without the lock after each round, however short.
+        span: seconds between looks at whether the machine has slept, while there are deadlines.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class Driver:
         transport: Transport,
         on_event: Callable[[Event, float], None],
         on_output: Callable[[], None],
+        span: float = inf,
     ) -> None:
         self.endpoint = endpoint
         self.transport = transport
@@ -117,6 +121,8 @@ class Driver:
         self.stopped = False
         self._on_event = on_event
         self._on_output = on_output
+        self._span = span
+        self._asleep = time_asleep()
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._busy = False
@@ -475,7 +481,7 @@ class Driver:
                 self._fault("timer", error)
                 self._log_faults()
                 deadline = monotonic() + 0.05  # an endpoint that fails at each turn must not take a core
-            self._baton.sleep(None if deadline is None else max(_TICK, deadline - monotonic()))
+            self._baton.sleep(None if deadline is None else min(self._span, max(_TICK, deadline - monotonic())))
 
     def _turn(self) -> float | None:
         """Let the endpoint see to what is due. Returns when to do so again."""
@@ -487,6 +493,10 @@ class Driver:
                 self._busy = True
                 self._sleep_until = -inf  # awake: nobody needs to wake this thread
                 now = monotonic()
+                asleep = time_asleep()
+                if asleep - self._asleep >= _ASLEEP:
+                    endpoint.handle_resumed(asleep - self._asleep, now)
+                self._asleep = asleep
                 deadline = endpoint.next_timer()
                 if deadline is not None and deadline <= now:
                     endpoint.handle_timer(now)

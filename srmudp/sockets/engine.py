@@ -77,6 +77,7 @@ class Engine:
         config: Config,
         *,
         timeout: float,
+        span: float = inf,
         accept: Accept | None = None,
         known: KnownPeers | None = None,
         getaddrinfo: Callable[..., Sequence[tuple[Any, ...]]] | None = None,
@@ -88,11 +89,11 @@ class Engine:
         self.known = known
         self.closing = False
         self.inbox = Inbox()
-        self.driver = Driver(endpoint, transport, self._on_event, self._after_round)
+        self.driver = Driver(endpoint, transport, self._on_event, self._after_round, span)
         self._news: deque[PeerEvent] = deque(maxlen=64)  # to be logged once the lock is let go
         self._news_rate = {kind: RateLimit() for kind in EventKind}
         self.hooks = Hooks(self.driver, self.inbox)
-        self.resolver = Resolver(self._hosts_of, self._resolved, getaddrinfo)
+        self.resolver = Resolver(self._hosts_of, self._resolved, getaddrinfo, self._unresolved)
         self._accept = accept
         self._pid = os.getpid()
         self._targets: dict[str, Target] = {}  # added peers, by name; changed under the lock
@@ -341,6 +342,17 @@ class Engine:
             self.driver.run(self._set_addresses, name, hosts, addresses)
         except SocketClosed:
             pass
+
+    def _unresolved(self, name: str, hosts: Sequence[tuple[str, int]], reason: str) -> None:
+        try:
+            self.driver.run(self._note_unresolved, name, hosts, reason)
+        except SocketClosed:
+            pass
+
+    def _note_unresolved(self, now: float, name: str, hosts: Sequence[tuple[str, int]], reason: str) -> None:
+        target = self._targets.get(name)
+        if target is not None and target.hosts == hosts:
+            self.driver.endpoint.note_unresolved(name, reason)
 
     def _set_addresses(self, now: float, name: str, hosts: Sequence[tuple[str, int]], addresses: list[Address]) -> None:
         target = self._targets.get(name)

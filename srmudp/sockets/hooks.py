@@ -217,6 +217,7 @@ class Hooks:
                 return
             except BaseException:  # a hook may raise anything, SystemExit included; the next message still comes
                 self._complain("a hook")
+            item = None  # a message that was taken must not stay in memory until the next one comes
 
     def _accept(self, parcel: _Parcel) -> None:
         """Give a message to the hooks, unless one of the same peer is parked before it."""

@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from math import isfinite
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
@@ -99,18 +100,20 @@ class MultiHolepunchSocket:
         targets = parse_peers({} if peers is None else peers, identity.peer_id)
         known = None if known_peers is None else KnownPeers(known_peers)
         policy = {False: AcceptPolicy.NOBODY, True: AcceptPolicy.EVERYBODY}
-        endpoint = Endpoint(
-            identity,
-            config,
-            backend=backend,
-            random=os.urandom,
-            timeout=timeout,
-            span=span,
-            name=self._name,
-            accept=policy[accept] if isinstance(accept, bool) else AcceptPolicy.ASK,
-        )
-        transport: Transport = UdpTransport(host, port, gso=config.gso, socket_buffer=config.socket_buffer)
+        udp = UdpTransport(host, port, gso=config.gso, socket_buffer=config.socket_buffer)
+        transport: Transport = udp
         try:
+            config = replace(config, socket_buffer=max(udp.receive_buffer, 4096))
+            endpoint = Endpoint(
+                identity,
+                config,
+                backend=backend,
+                random=os.urandom,
+                timeout=timeout,
+                span=span,
+                name=self._name,
+                accept=policy[accept] if isinstance(accept, bool) else AcceptPolicy.ASK,
+            )
             if config.transport is not None:
                 transport = config.transport(transport)
             engine = Engine(
@@ -118,6 +121,7 @@ class MultiHolepunchSocket:
                 transport,
                 config,
                 timeout=timeout,
+                span=span,
                 accept=None if isinstance(accept, bool) else accept,
                 known=known,
             )
@@ -125,8 +129,8 @@ class MultiHolepunchSocket:
             transport.close()
             raise
         try:
+            engine.add(targets)  # before anything is read: a peer that punches already is no stranger
             engine.start()
-            engine.add(targets)
         except BaseException:
             engine.close(0.0)
             raise

@@ -6,11 +6,13 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
 
 from ..models import Address
+from .addresses import is_nobody
 from .driver import RateLimit
 
 log = logging.getLogger("srmudp.resolver")
@@ -32,6 +34,7 @@ class Resolver:
         hosts_of: the names and ports wanted for a peer now; empty if it is gone. Called on the resolver thread.
         resolved: given the peer, the hosts as asked and all addresses found. Called on the resolver thread.
         getaddrinfo: as ``socket.getaddrinfo``.
+        unresolved: given the peer, the hosts as asked and the reason when no address was found; likewise.
     """
 
     def __init__(
@@ -39,8 +42,10 @@ class Resolver:
         hosts_of: Callable[[str], Hosts],
         resolved: Callable[[str, Hosts, list[Address]], None],
         getaddrinfo: Callable[..., Sequence[tuple[Any, ...]]] | None = None,
+        unresolved: Callable[[str, Hosts, str], None] | None = None,
     ) -> None:
         self._hosts_of = hosts_of
+        self._unresolved = unresolved
         self._resolved = resolved
         self._getaddrinfo = getaddrinfo or socket.getaddrinfo
         self._wanted: SimpleQueue[str | None] = SimpleQueue()
@@ -114,24 +119,30 @@ class Resolver:
             return
         found: dict[Address, None] = {}
         failed = 0
+        reason = ""
         for host, port in hosts:
             try:
                 answers = self._getaddrinfo(host, port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP)
             except (OSError, UnicodeError) as error:
                 failed += 1
+                reason = f"the name {host!r} cannot be looked up ({error}): is it right, and is there a network?"
                 if self._complaint():
                     log.info("! %s: cannot look up %s: %s", peer, host, error)
                 continue
             for answer in answers[:_MAX_ANSWERS]:
-                if answer[0] in (socket.AF_INET, socket.AF_INET6):
+                if answer[0] in (socket.AF_INET, socket.AF_INET6) and not is_nobody(ip_address(answer[4][0])):
                     found[_address(answer[4])] = None
         now = monotonic()
         failures = self._last[peer][2] + 1 if failed and peer in self._last else int(failed > 0)
         self._last[peer] = (hosts, now, failures)
         if failed:
             self._due[peer] = now + min(_RETRY_MAX, 2.0 ** (failures - 1))
-        if found and not self._stopping:
+        if self._stopping:
+            return
+        if found:
             self._resolved(peer, hosts, list(found))
+        elif self._unresolved is not None:
+            self._unresolved(peer, hosts, reason or f"the name {hosts[0][0]!r} stands for no address of a single host")
 
 
 def _address(sockaddr: tuple[Any, ...]) -> Address:

@@ -11,6 +11,7 @@ import select
 import socket
 import sys
 import threading
+import time
 from collections.abc import Hashable, Iterable
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -18,8 +19,22 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+_ALL_TIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+"""A clock that also goes on while the machine sleeps, where ``monotonic()`` does not."""
+if sys.platform == "darwin":
+    _ALL_TIME = time.CLOCK_MONOTONIC
 _SLICE = 0.2 if sys.platform == "win32" else threading.TIMEOUT_MAX
 """Longest single wait in seconds. On Windows a thread that waits for a lock does not notice Ctrl-C."""
+
+
+def time_asleep() -> float:
+    """Seconds this machine has slept so far, from any beginning: only differences mean something.
+
+    ``monotonic()`` stands still in sleep on Linux and macOS, and goes on elsewhere; there the answer is always 0.
+    """
+    if _ALL_TIME is None:
+        return 0.0
+    return time.clock_gettime(_ALL_TIME) - time.monotonic()
 
 
 class Baton:

@@ -108,6 +108,11 @@ class UdpTransport:
                 return len(payload)
         return self._batches.send(payload, segment_size, sockaddr)
 
+    @property
+    def receive_buffer(self) -> int:
+        """Bytes the system granted for what has come and is not read yet; it counts its own overhead as well."""
+        return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
     def local_address(self) -> Address:
         """Where the transport is bound, also after ``close``. A dual-stack socket says ``0.0.0.0``."""
         return self._local

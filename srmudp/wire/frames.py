@@ -52,6 +52,8 @@ MAX_RANGES = 64
 """Ranges in each of the three lists of an Ack."""
 MAX_ACKS = 8
 """Acks read from one record. An honest one has one; many full ones would cost 10 ms to read, and more to act upon."""
+MAX_STARTS = 8
+"""SessionStarts read from one record, likewise: of 64 channels each, as many as fit would cost a tenth of a second."""
 MAX_REASON = 128
 """Bytes of the UTF-8 text in a Close."""
 COPY_LIMIT = 1024
@@ -580,12 +582,12 @@ def parse_frames(plaintext: bytes) -> list[Frame]:
     """The frames of an opened record, in order.
 
     Raises:
-        DecodeError: an unknown type, a field out of range, or more than ``MAX_FRAMES`` or ``MAX_ACKS``. The record is
-            then worth nothing as a whole: an honest peer never writes one.
+        DecodeError: an unknown type, a field out of range, or more than ``MAX_FRAMES``, ``MAX_ACKS`` or
+            ``MAX_STARTS``. The record is then worth nothing as a whole: an honest peer never writes one.
     """
     frames: list[Frame] = []
     size = len(plaintext)
-    at = acks = 0
+    at = acks = starts = 0
     try:
         for _ in range(MAX_FRAMES):
             if at >= size:
@@ -628,6 +630,10 @@ def parse_frames(plaintext: bytes) -> list[Frame]:
                     acks += 1
                     if acks > MAX_ACKS:
                         raise DecodeError(f"more than {MAX_ACKS} acknowledgements")
+                elif kind == SESSION_START:
+                    starts += 1
+                    if starts > MAX_STARTS:
+                        raise DecodeError(f"more than {MAX_STARTS} SESSION_STARTs")
                 reader = Reader(plaintext, at + 1)
                 frames.append(parse(reader))
                 at = reader.offset

@@ -416,3 +416,18 @@ def test_a_stranger_added_by_its_key_becomes_a_peer_of_that_name() -> None:
     assert set(a.node.statuses(net.now)) == {"robert"}
     assert status(a, "robert").established
     assert status(a, "robert").pinned
+
+
+def test_names_of_hosts_that_lead_nowhere_are_the_failure_until_they_do() -> None:
+    net = SimNet(90, link=LINK)
+    a, b = make_node(net, "a", "10.0.0.1"), make_node(net, "b", "10.0.0.2")
+    add(b, a)
+    a.do(a.node.add_peer, "b", [], None)
+    a.node.note_unresolved("b", "no such name")
+    a.node.note_unresolved("nobody", "no such name")
+    assert status(a, b).failure == "no such name"
+    a.do(a.node.set_addresses, "b", [b.address])
+    assert status(a, b).failure is None
+    until(net, lambda: status(a, b).established)
+    a.node.note_unresolved("b", "no such name")
+    assert status(a, b).failure is None, "it is connected: that is all that matters"

@@ -484,7 +484,7 @@ def test_probe_timeouts_double_up_to_a_bound_and_begin_anew_with_progress() -> N
         assert probe
         assert not outcome.again  # a probe timeout proves nothing lost
         now = when
-    assert sender.controller.persistent == 1
+    assert sender.controller.persistent == 9 - 3, "from the fourth on each time"
     assert sender.recovery.probes == 9
     assert sender.recovery.in_flight == SIZE
     sender.send(now)

@@ -90,6 +90,9 @@ class FakeEndpoint:
         self.calls.append(("set_addresses", name, tuple(addresses)))
         self.connect(name, addresses[0], self.peers[name].peer_id)
 
+    def note_unresolved(self, name: str, reason: str) -> None:
+        self.calls.append(("note_unresolved", name, reason))
+
     def remove_peer(self, name: str, now: float) -> None:
         self.need(name)
         del self.peers[name]

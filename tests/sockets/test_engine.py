@@ -406,6 +406,27 @@ def test_host_names_are_looked_up_elsewhere(make_rig: Callable[..., Rig]) -> Non
     assert len(asked) == 1, "not again so soon"
 
 
+def test_a_name_that_leads_nowhere_is_told(make_rig: Callable[..., Rig]) -> None:
+    def getaddrinfo(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
+        if host == "carol.example":
+            raise socket.gaierror(-2, "Name or service not known")
+        return [(socket.AF_INET, 0, 0, "", ("224.0.0.1", port))]
+
+    rig = make_rig(getaddrinfo=getaddrinfo).start()
+    rig.engine.add({"carol": Target((), (("carol.example", 9),)), "dave": Target((), (("dave.example", 9),))})
+
+    def told() -> dict[str, str]:
+        return {call[1]: call[2] for call in rig.endpoint.calls if call[0] == "note_unresolved"}
+
+    reach(lambda: len(told()) == 2)
+    assert "carol.example" in told()["carol"]
+    assert "not known" in told()["carol"]
+    assert "single host" in told()["dave"]
+    rig.engine._unresolved("carol", (("other", 1),), "of an older target")
+    rig.engine._unresolved("gone", (), "of nobody")
+    assert len(told()) == 2
+
+
 def test_an_answer_for_a_removed_peer_is_dropped(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig().start()
     rig.engine._resolved("bob", (("other", 1),), [EVE])

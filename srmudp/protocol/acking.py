@@ -1,0 +1,58 @@
+"""When an acknowledgement is due (RFC 9000 section 13.2): after a burst, after a quarter of the window, in time."""
+
+from __future__ import annotations
+
+
+class AckTiming:
+    """What was received since the last acknowledgement, and when the next one must go.
+
+    Args:
+        delay: seconds an acknowledgement is held back at most.
+    """
+
+    __slots__ = ("_bytes", "_datagrams", "_delay", "at", "now", "peer_window")
+
+    def __init__(self, delay: float) -> None:
+        self._delay = delay
+        self._datagrams = self._bytes = 0
+        self.now = False
+        """True if one must go at once."""
+        self.at: float | None = None
+        """When one must go."""
+        self.peer_window = 0
+        """The congestion window that the peer told, bytes; 0 if none."""
+
+    @property
+    def owed(self) -> bool:
+        """True if the peer waits for an acknowledgement of something."""
+        return self._datagrams > 0
+
+    def on_record(self, datagrams: int, size: int) -> None:
+        """A record that elicits an acknowledgement was opened."""
+        self._datagrams += datagrams
+        self._bytes += size
+        if self.peer_window and self._bytes >= self.peer_window // 4 and self._datagrams > 1:
+            self.now = True
+
+    def on_incomplete(self) -> None:
+        """Segments came that did not complete a record: their arrival must be told for loss to be found."""
+        self._datagrams += 1
+
+    def on_burst_end(self, now: float) -> None:
+        """Nothing more is waiting to be read."""
+        if self._datagrams >= 2:
+            self.now = True
+        elif self._datagrams and self.at is None:
+            self.at = now + self._delay
+
+    def on_timer(self, now: float) -> None:
+        """Time has passed."""
+        if self.at is not None and self.at <= now:
+            self.at = None
+            self.now = True
+
+    def on_sent(self) -> None:
+        """All there was to acknowledge is on its way."""
+        self.now = False
+        self.at = None
+        self._datagrams = self._bytes = 0
