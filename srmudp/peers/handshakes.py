@@ -353,7 +353,8 @@ class Handshakes:
             return
         half_open.accepted = datagram
         half_open.peer = peer
-        half_open.session = peer.accept(agreed, source, now)
+        # Not where the SHARED_KEY seems to come from: who answers from our PUBLIC_KEY has read it at this address.
+        half_open.session = peer.accept(agreed, half_open.source, now)
         self._host.touch(peer)
 
     def _let_in(self, half_open: HalfOpen, agreed: Agreed, source: Address, now: float) -> Peer | None:

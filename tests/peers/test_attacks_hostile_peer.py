@@ -6,6 +6,8 @@ import gc
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Literal
 
 import pytest
 
@@ -15,6 +17,7 @@ from srmudp.exceptions import RemoteProtocolError
 from srmudp.models import EventKind
 from srmudp.protocol.events import MessageArrived
 from srmudp.protocol.records import Opened
+from srmudp.protocol.recovery import SKIP_WITHIN
 from srmudp.wire.codec import VARINT_MAX, encode_varint
 from srmudp.wire.frames import (
     MAX_ACKS,
@@ -30,10 +33,10 @@ from srmudp.wire.frames import (
     Withdrawn,
     serialise,
 )
-from srmudp.wire.packet import RECORD
+from srmudp.wire.packet import RECORD, RecordHeader, parse_segment
 from tests.endpoints import (
+    Datagram,
     Recorder,
-    add,
     alive,
     arrived,
     connect,
@@ -46,6 +49,7 @@ from tests.endpoints import (
     session_of,
     settled,
     status,
+    transfer,
 )
 from tests.simnet import Link, SimNet, SimNode
 
@@ -428,25 +432,98 @@ def test_attack_20_credit_for_nothing(frame: Frame) -> None:
     alive(net, a, b)
 
 
-def test_attack_15_optimistic_acks_lose_only_the_liars_own_data() -> None:
-    """Attack 15: a receiver that acknowledges everything unseen: the sender's window stays bounded, others unharmed."""
-    net, a, b = connected(15)
-    c = make_node(net, "c", "10.0.0.3")
-    add(b, c)
-    add(c, b)
-    assert net.run_until(lambda: status(b, c).established and status(c, b).established, 5)
+def blind(seed: int, congestion: Literal["bbr", "cubic"] = "bbr") -> tuple[SimNet, SimNode, SimNode]:
+    """As ``connected``, with far more queued at ``b`` than the path carries, all of it lost, and credit for it."""
+    net, a, b = connected(seed, config=Config(congestion=congestion))
     net.partition("b", "a", both=False)
-    token = send(b, a, b"v" * 3_000_000)
+    for channel in range(2):
+        send(b, a, bytes(50 * MIB), channel=channel)
+        hostile(net, a, b, [Grant(channel, 0, 64 * MIB)])
+    return net, a, b
+
+
+@pytest.mark.parametrize("congestion", ["bbr", "cubic"])
+def test_attack_15_acks_of_what_never_came(congestion: Literal["bbr", "cubic"]) -> None:
+    """Attack 15: a receiver that names all records unseen is found out within SKIP_WITHIN of them and closed.
+
+    Until then it may raise the rate: not further than so many records of 64,000 bytes.
+    """
+    net, a, b = blind(15, congestion)
+    c = make_node(net, "c", "10.0.0.3")
+    connect(net, b, c)
     record = Recorder(net)
-    for _ in range(100):
-        net.run(0.005)
-        following = session_of(b, a).next_number
-        hostile(net, a, b, [Ack(0, ((0, following - 1),))])
-    sent = sum(len(item.data) for item in record.of(source=b, destination=a))
-    assert sent < 3_500_000, "no more than the message, once"
-    assert settled(b, token) is None, "opened is not taken"
-    assert not closed(b, a)
+    began = session_of(b, a).next_number
+    named = 0
+    for _ in range(400):
+        net.run(0.01)
+        if closed(b, a):
+            break
+        named = session_of(b, a).next_number - began
+        hostile(net, a, b, [Ack(0, ((0, began + named - 1),))])
+    assert closed(b, a)
+    assert "never sent" in events(b, EventKind.LOST)[0].reason
+    assert sum(len(item.data) for item in record.of(source=b, destination=a)) < 2 * SKIP_WITHIN * 64_000
     alive(net, b, c)
+
+
+def test_attack_15_who_leaves_no_number_out_is_always_found_out() -> None:
+    """Attack 15: one invented number among many honest ones is enough, if it was left out; other gaps are loss."""
+    net, a, b = connected(151)
+    session, recovery = session_of(b, a), peer_of(b, a).connection.recovery
+    assert recovery is not None
+    for number in range(3 * SKIP_WITHIN):
+        send(b, a, b"%d" % number)
+        net.run(0.0005)  # a record each
+    net.run(1)
+    skipped = list(recovery.skips._numbers)
+    assert 3 <= len(skipped) <= session.next_number
+    assert len({later - earlier for earlier, later in pairwise(skipped)}) > 1, "regular gaps could be foreseen"
+    receiver = session_of(a, b).receiver
+    assert not any(first <= number <= last for first, last in receiver._opened for number in skipped)
+    hostile(net, a, b, [Ack(0, ((skipped[-1], skipped[-1]),))])
+    assert closed(b, a)
+
+
+def test_attack_15_left_out_numbers_look_like_lost_ones() -> None:
+    """Attack 15: to a receiver of a lossy path a gap in both kinds of numbers is a lost record of the usual size."""
+    net, a, b = connected(152)
+    record = Recorder(net)
+    transfer(net, b, a, net.random.randbytes(2_500_000))
+    headers = sorted({(h.number, h.first, h.count) for h in map(header_of, record.of(RECORD, source=b))})
+    gaps = [
+        (later[0] - earlier[0] - 1, later[1] - earlier[1] - earlier[2])
+        for earlier, later in pairwise(headers)
+        if later[0] != earlier[0] + 1
+    ]
+    assert len(gaps) > 2
+    assert all(records == 1 for records, _ in gaps)
+    assert {datagrams for _, datagrams in gaps} <= {count for _, _, count in headers}
+    assert all(datagrams for _, datagrams in gaps)
+
+
+@pytest.mark.parametrize("congestion", ["bbr", "cubic"])
+def test_attack_15_hints_alone_raise_no_rate(congestion: Literal["bbr", "cubic"]) -> None:
+    """Attack 15: transmission numbers, which a stranger can forge, end nothing and let no more go than a first window.
+
+    Named as received whatever was sent, once in a round trip of 10 ms: the window never grows.
+    """
+    net, a, b = blind(153, congestion)
+    record = Recorder(net)
+    sent = []
+    for _ in range(2):
+        record.clear()
+        for _ in range(50):
+            net.run(0.01)
+            hostile(net, a, b, [Ack(0, (), ((0, session_of(b, a).next_transmission - 1),))])
+        sent.append(sum(len(item.data) for item in record.of(source=b, destination=a)))
+    assert not closed(b, a)
+    assert sent[0] < 1.1 * 50 * 14_720  # RFC 9002 section 7.2
+    assert sent[1] < 1.2 * sent[0]
+
+
+def header_of(item: Datagram) -> RecordHeader:
+    """The clear header of a record's datagram."""
+    return parse_segment(item.data).header
 
 
 def test_a_closed_peer_comes_back() -> None:
