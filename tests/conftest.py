@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 LEAK_WAIT = 2.0
 """Seconds that threads on their way out are waited for, all together."""
 
+COMPUTING = {("crypto",), ("wire",), ("protocol",), ("peers",), ("fuzz",)}
+"""Folders whose tests use no socket and no thread."""
+
 _FDS = "/proc/self/fd"
 _CAN_LIST = os.path.isdir(_FDS)
 _WATCHED = ("socket:", "pipe:", "anon_inode:")
@@ -76,6 +79,17 @@ def leaked_descriptors(before: Counter[str]) -> list[str]:
         gc.collect()
         new = open_descriptors() - before
     return sorted(new.elements())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have tests with real sockets, threads and processes run one after the other, in one of the two workers.
+
+    They keep time. Beside them there is never more than one worker with tests that only compute.
+    """
+    for item in items:
+        folder = item.path.relative_to(item.config.rootpath).parts[1:2]
+        if folder not in COMPUTING:
+            item.add_marker(pytest.mark.xdist_group("real"))
 
 
 @pytest.hookimpl(wrapper=True)
