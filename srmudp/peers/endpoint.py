@@ -112,7 +112,7 @@ class Endpoint:
         self._due: float | None = None  # what next_timer() said last
         self._looked_at = 0.0  # when the clock was last looked at
         self._at_work: Peer | None = None  # whose state is being changed, for handle_interrupted
-        self._taking: Receipt | None = None  # a message that is being taken, likewise
+        self._taking: Receipt[Peer] | None = None  # a message that is being taken, likewise
 
     # --- input
 

@@ -49,7 +49,7 @@ class Handshakes:
     """Every attempt of one socket, ours and others'. Called under the endpoint lock."""
 
     def __init__(
-        self, host: Host, us: Self, backend: Backend, registry: Registry, admission: Admission, rate: float
+        self, host: Host[Peer], us: Self, backend: Backend, registry: Registry, admission: Admission, rate: float
     ) -> None:
         self._host = host
         self._us = us

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ..config import Config
 from ..crypto.backend import Backend
@@ -13,12 +13,12 @@ from ..protocol.credit import ReceiveBudget
 from ..protocol.events import Event
 from ..protocol.handshake import Agreed
 from ..protocol.session import Session
-
-if TYPE_CHECKING:
-    from .attempts import Attempt
-    from .peer import Peer
+from .attempts import Attempt
 
 T = TypeVar("T")
+P = TypeVar("P")
+AnyPeer = TypeVar("AnyPeer", contravariant=True)
+"""What lives here is a :class:`~srmudp.peers.peer.Peer`; this module need not know more of it than that."""
 
 
 class Transmit(NamedTuple):
@@ -29,17 +29,17 @@ class Transmit(NamedTuple):
     destination: Address
 
 
-class Receipt(NamedTuple):
+class Receipt(NamedTuple, Generic[P]):
     """What ``message_taken`` needs to know of a message."""
 
-    peer: Peer
+    peer: P
     restarts: int
     channel: int
     sequence: int
     size: int
 
 
-class Host(Protocol):
+class Host(Protocol[AnyPeer]):
     """What a peer asks of the endpoint it lives in."""
 
     config: Config
@@ -54,7 +54,7 @@ class Host(Protocol):
     def emit(self, event: Event) -> None:
         """Queue an event."""
 
-    def touch(self, peer: Peer) -> None:
+    def touch(self, peer: AnyPeer) -> None:
         """The peer may have something to send or another deadline."""
 
     def add_job(self, compute: Callable[[], T], commit: Callable[[T | None, float], None]) -> None:
@@ -67,14 +67,14 @@ class Host(Protocol):
     def note_generation(self, generation: int) -> None:
         """A session of this generation is being made with some peer."""
 
-    def open_attempt(self, peer: Peer, now: float) -> Attempt:
+    def open_attempt(self, peer: AnyPeer, now: float) -> Attempt:
         """Begin an attempt; its first arrow is made by a job."""
         ...
 
     def forget_attempt(self, attempt: Attempt) -> None:
         """Its answers are no longer wanted."""
 
-    def new_session(self, peer: Peer, agreed: Agreed, now: float) -> Session:
+    def new_session(self, peer: AnyPeer, agreed: Agreed, now: float) -> Session:
         """Keys for a peer, findable by their index."""
         ...
 
@@ -84,5 +84,5 @@ class Host(Protocol):
     def forget_half_open(self, session: Session) -> None:
         """The session is confirmed."""
 
-    def finish_removal(self, peer: Peer, now: float) -> None:
+    def finish_removal(self, peer: AnyPeer, now: float) -> None:
         """The peer's last message is home, or its time is over."""

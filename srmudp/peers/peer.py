@@ -56,7 +56,7 @@ STRANGER_SILENCE: Final = 600.0
 class Peer:
     """The state of one peer. Every method is called under the endpoint lock."""
 
-    def __init__(self, endpoint: Host, name: str, now: float, *, stranger: bool = False) -> None:
+    def __init__(self, endpoint: Host[Peer], name: str, now: float, *, stranger: bool = False) -> None:
         self._endpoint = endpoint
         self.name = name
         self.aliases: set[str] = set()
@@ -428,7 +428,7 @@ class Peer:
         receipt = Receipt(self, self.connection.restarts, channel, sequence, len(content))
         self._endpoint.emit(MessageArrived(self.name, self.peer_id, channel, content, receipt))
 
-    def on_taken(self, receipt: Receipt, now: float) -> None:
+    def on_taken(self, receipt: Receipt[Peer], now: float) -> None:
         """The application has a message."""
         if receipt.sequence < 0:
             self.connection.unreliable_in.on_taken(receipt.size)
