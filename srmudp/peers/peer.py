@@ -722,7 +722,6 @@ class Peer:
         if self.proof is not None:
             return None
         batch = connection.poll_transmit(now)
-
         if batch is None:
             return None
         self.last_sent = now
