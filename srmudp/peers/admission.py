@@ -103,6 +103,8 @@ class HalfOpen:
     source: Address
     created_at: float
     key: tuple[bytes, Address]
+    with_cookie: bool = False
+    """Its sender reads what is sent to ``source``."""
     answer: Answer | None = None
     job_running: bool = False
     proven: tuple[bytes, Agreed, Address] | None = None
@@ -153,8 +155,15 @@ class Admission:
         registry = self._registry
         added = registry.is_configured(source.host)
         plain = punch.cookie == NO_COOKIE
-        if plain and not added and not self._demands.has(now) and not self._strangers.has(now, LEFT_FOR_PROVEN):
+        from_host = self._per_host[source.host]
+        crowded = len(self._by_punch) >= MAX_HALF_OPEN // 2 or from_host >= MAX_HALF_OPEN_PER_HOST // 2
+        no_answer = crowded or not self._strangers.has(now, LEFT_FOR_PROVEN)
+        if plain and not added and no_answer and not self._demands.has(now):
             self._drops["handshake_rate"] += 1
+            return Reply.SILENCE
+        if self.policy is AcceptPolicy.NOBODY and not len(registry):
+            # Its peers are still to be added: whoever is early must not be refused, which would keep it away for long.
+            self._drops["unsolicited_punch"] += 1
             return Reply.SILENCE
         expected = registry.expects(source) or self._match_by_ip(source, now) is not None
         if not (expected or self.policy is not AcceptPolicy.NOBODY or self.is_tagged_for_us(punch)):
@@ -162,15 +171,12 @@ class Admission:
             return Reply.SILENCE
         proven = not plain and self._cookies.holds(punch.cookie, source, punch.index, now)
         may = self._added_may if added else self._stranger_may
-        crowded = not proven and len(self._by_punch) >= MAX_HALF_OPEN // 2
-        if crowded or not may(punch, source, proven, now):
+        if (crowded and not proven) or not may(punch, source, proven, now):
             demand = not proven and (added or self._demands.take(now))
             self._drops["cookie_demanded" if demand else "handshake_rate"] += 1
             return Reply.COOKIE if demand else Reply.SILENCE
         full = len(self._by_punch) >= MAX_HALF_OPEN
-        if (full or self._per_host[source.host] >= MAX_HALF_OPEN_PER_HOST) and not self._evict(
-            None if full else source.host
-        ):
+        if (full or from_host >= MAX_HALF_OPEN_PER_HOST) and not self._evict(None if full else source.host):
             self._drops["half_open_full"] += 1
             return Reply.SILENCE
         return Reply.PUBLIC_KEY
@@ -196,16 +202,19 @@ class Admission:
         return build_cookie(punch.index, cookie, lambda data: cookie_tag(self._own, data))
 
     def _evict(self, host: str | None) -> bool:
-        """Make room by the oldest entry (of a host) that came to nothing: a flood must not keep the honest out.
+        """Make room by the oldest entry (of a host) that came to nothing, one without a cookie if there is any.
 
-        At the rate that :class:`TokenBucket` allows, an entry still lives longer than the round trip it waits for.
+        Only a punch with a cookie gets here: those without push nobody out, so the honest ones among them keep their
+        place for as long as their handshake needs.
         """
-        for half_open in self._by_punch.values():
-            if half_open.accepted or half_open.job_running or host not in (None, half_open.source.host):
-                continue
-            self._drops["half_open_evicted"] += 1
-            self.forget(half_open)
-            return True
+        for with_cookie in (False, True):
+            for half_open in self._by_punch.values():
+                if half_open.with_cookie is not with_cookie or half_open.accepted or half_open.job_running:
+                    continue
+                if host in (None, half_open.source.host):
+                    self._drops["half_open_evicted"] += 1
+                    self.forget(half_open)
+                    return True
         return False
 
     def known(self, punch: Punch, source: Address) -> HalfOpen | None:
@@ -214,7 +223,8 @@ class Admission:
 
     def remember(self, punch: Punch, source: Address, now: float) -> HalfOpen:
         """A punch is going to be answered."""
-        half_open = HalfOpen(source, now, (punch.header + punch.message, source))
+        proven = punch.cookie != NO_COOKIE and self._cookies.holds(punch.cookie, source, punch.index, now)
+        half_open = HalfOpen(source, now, (punch.header + punch.message, source), proven)
         self._by_punch[half_open.key] = half_open
         self._per_host[source.host] += 1
         return half_open

@@ -181,12 +181,15 @@ class Peer:
                 self.drop_candidate()
                 self.next_attempt_at = now
             elif now >= attempt.next_send and attempt.answered_from is not None:
-                self.send_datagram(attempt.agreed.shared_key, attempt.answered_from, now)
+                # Also where we punched: what answered from elsewhere may be a copy that was faster than the answer.
+                where = dict.fromkeys(self.targets())
+                if attempt.sends < UNPROVEN_SENDS or attempt.answered_from in where:
+                    where[attempt.answered_from] = None
+                for address in where:
+                    self.send_datagram(attempt.agreed.shared_key, address, now)
                 attempt.sends += 1
                 attempt.next_send = now + attempt.interval
                 attempt.interval = min(1.0, attempt.interval * 2)
-                if attempt.sends >= UNPROVEN_SENDS and attempt.answered_from not in self.targets():
-                    attempt.next_send = attempt.agreed_at + ATTEMPT_LIFETIME
             return
         if attempt.opening is None:
             return

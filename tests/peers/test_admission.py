@@ -96,7 +96,17 @@ def test_silence_for_those_nobody_expects() -> None:
 
 def test_a_right_tag_is_answered_wherever_it_comes_from() -> None:
     door = Door()
+    door.add("alice", HERE)
     assert door.answers(punch(to=OWN), ELSEWHERE, 0.0)
+
+
+def test_a_socket_without_peers_is_silent_until_they_are_added() -> None:
+    """Whoever it would have to refuse now may be added in a moment; being refused keeps it away for long."""
+    door = Door()
+    assert door.admission.reply_to(punch(to=OWN), HERE, 0.0) is Reply.SILENCE
+    door.add("alice", HERE)
+    assert door.answers(punch(to=OWN), HERE, 0.0)
+    assert Door(AcceptPolicy.ASK).answers(punch(to=OWN), HERE, 0.0)
 
 
 def test_a_wrong_tag_counts_as_none() -> None:

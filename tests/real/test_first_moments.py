@@ -11,7 +11,7 @@ import pytest
 from srmudp.crypto.keys import Identity
 from srmudp.models import EventKind, PeerEvent
 from srmudp.sockets.engine import Engine
-from tests.real.helpers import Make, connected
+from tests.real.helpers import Make, connected, reach
 
 SLOW = 0.5
 """Seconds between the opening of the socket and the moment its peers are known, on a machine that is busy."""
@@ -50,3 +50,25 @@ def test_a_restarted_program_never_refuses_a_peer_it_was_started_with(
     assert delivery.wait(10), delivery
     assert [event.kind for event in events if event.kind is EventKind.REFUSED] == []
     assert "refused_stranger" not in b.drops
+
+
+def test_a_socket_without_peers_refuses_nobody(make: Make) -> None:
+    """``sock = MultiHolepunchSocket(port, identity=file); sock.add_peers(...)``: who punches in between is not refused.
+
+    Being refused fails everything it had queued, and keeps it away for a quarter of a minute.
+    """
+    here, there = Identity.generate(), Identity.generate()
+    first = make(identity=there)
+    port = first.port
+    first.close(0)
+    events: list[PeerEvent] = []
+    a = make(identity=here)
+    a.on_event(events.append)
+    a.add_peer("b", f"{there.peer_id}@127.0.0.1:{port}")
+    delivery = a.send(b"waits for you", "b")
+    b = make(port, identity=there)
+    reach(lambda: sum(b.drops.values()) > 0, lambda: b.drops)
+    b.add_peer("a", f"{here.peer_id}@127.0.0.1:{a.port}")
+    connected(a, b)
+    assert delivery.failed == {}
+    assert [event.reason for event in events if event.kind is EventKind.REFUSED] == []
