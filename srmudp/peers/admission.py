@@ -32,7 +32,7 @@ from .registry import Registry
 
 MAX_HALF_OPEN: Final = 1024
 """Answered punches remembered at a time."""
-MAX_HALF_OPEN_PER_HOST: Final = 256
+MAX_HALF_OPEN_PER_HOST: Final = 512
 LEFT_FOR_PROVEN: Final = 0.5
 """Part of the burst of answers that is left to punches with a cookie."""
 LEFT_FOR_REPEATS: Final = 0.25

@@ -127,6 +127,7 @@ def test_attack_32_a_wanderer_gets_in_by_its_cookie() -> None:
     net = SimNet(32, link=Link(latency=0.02))
     b = make_node(net, "b", "10.0.0.2")
     a = make_node(net, "a", "10.0.0.1")
+    b.do(b.node.add_peer, "somebody", [Address("10.0.0.77", 1)], None)
     flood = Flood(net, b, 2000)
     flood.run(1.0)
     b.do(b.node.add_peer, "a", [], a.node.peer_id)  # no address: only its tag can bring it in

@@ -224,8 +224,8 @@ def test_attack_34_handshakes_that_stop_half_way() -> None:
             per_host = b.node._admission._per_host
             assert max(per_host.values(), default=0) <= MAX_HALF_OPEN_PER_HOST
     # At the rate that suits pycryptodome fewer are answered in 10 s than one host may hold.
-    assert most > (MAX_HALF_OPEN_PER_HOST if select_backend().name == "cryptography" else 100)
-    assert most <= MAX_HALF_OPEN
+    assert most >= (MAX_HALF_OPEN // 2 if select_backend().name == "cryptography" else 100)
+    assert most <= MAX_HALF_OPEN // 2, "the other half is for those with a cookie"
     assert drops(b, "cookie_demanded") > 100
     answers = record.of(PUBLIC_KEY, source=b)
     assert answers
@@ -497,6 +497,7 @@ def test_attack_29_other_prologue_or_version() -> None:
 def test_a_wrong_tag_counts_as_none() -> None:
     """Attacks 22 and 71: who does not know our PeerId cannot make a tag, and a tag of one punch fits no other."""
     net, _, b = pair(710)
+    b.do(b.node.add_peer, "somebody", [Address("10.0.0.77", 1)], None)
     rng, evil = random.Random(710), attacker()
     record = Recorder(net)
     right = strange_punch(evil, 5, rng, b.node.peer_id).punch
