@@ -497,7 +497,7 @@ def test_attack_29_other_prologue_or_version() -> None:
 def test_a_wrong_tag_counts_as_none() -> None:
     """Attacks 22 and 71: who does not know our PeerId cannot make a tag, and a tag of one punch fits no other."""
     net, _, b = pair(710)
-    b.do(b.node.add_peer, "somebody", [Address("10.0.0.77", 1)], None)
+    b.do(b.node.add_peer, "somebody", [], None)
     rng, evil = random.Random(710), attacker()
     record = Recorder(net)
     right = strange_punch(evil, 5, rng, b.node.peer_id).punch
