@@ -161,7 +161,7 @@ class Admission:
         if plain and not added and no_answer and not self._demands.has(now):
             self._drops["handshake_rate"] += 1
             return Reply.SILENCE
-        if self.policy is AcceptPolicy.NOBODY and not len(registry):
+        if self.policy is AcceptPolicy.NOBODY and registry.untouched:
             # Its peers are still to be added: whoever is early must not be refused, which would keep it away for long.
             self._drops["unsolicited_punch"] += 1
             return Reply.SILENCE

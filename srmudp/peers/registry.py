@@ -25,6 +25,8 @@ class Registry:
         self._removed: dict[PeerId, None] = {}
         self._at: dict[Address, list[Peer]] = {}
         self._near: dict[str, list[Peer]] = {}
+        self.untouched = True
+        """True until the first peer comes."""
 
     def __iter__(self) -> Iterator[Peer]:
         """Every peer, lingering ones included."""
@@ -106,6 +108,7 @@ class Registry:
 
     def add(self, peer: Peer) -> None:
         """A new peer under its name."""
+        self.untouched = False
         self._peers[id(peer)] = peer
         self._names[peer.name] = peer
         self._file(peer)

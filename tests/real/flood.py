@@ -54,8 +54,8 @@ def hub(backend: str) -> None:
             tell([time.monotonic(), taken, resident(), peers, dict(sock.drops), time.process_time()])
 
 
-def friend(backend: str) -> None:
-    """Sends without end until its input ends."""
+def friend(backend: str, pace: str) -> None:
+    """Sends until its input ends: as fast as it can, or ``pace`` MB a second."""
     import threading
 
     from srmudp import Config, MultiHolepunchSocket
@@ -67,8 +67,12 @@ def friend(backend: str) -> None:
         assert sock.wait_connected("hub", 10)
         tell("connected")
         block = random.Random(1).randbytes(MESSAGE)
+        due = time.monotonic()
         while not ended.is_set():
             sock.send(block, "hub", timeout=30)
+            if float(pace):
+                due = max(due, time.monotonic() - 0.05) + MESSAGE / 1e6 / float(pace)
+                time.sleep(max(0.0, due - time.monotonic()))
         sock.close(0)
 
 
@@ -178,14 +182,18 @@ def ask(process: subprocess.Popen[str]) -> Any:
     return line(process)
 
 
-def scene(seconds: float, rate: int, backend: str, calm: float = 2.0) -> dict[str, Any]:
-    """Connection first, then the flood, and the late peer in its midst. What it did to both."""
+def scene(seconds: float, rate: int, backend: str, calm: float = 2.0, pace: float = 0.0) -> dict[str, Any]:
+    """Connection first, then the flood, and the late peer in its midst. What it did to both.
+
+    Args:
+        pace: MB that the friend sends in a second; 0 for as many as it can.
+    """
     with namespaces() as (at_hub, at_world), contextlib.ExitStack() as stack:
         the_hub = start(stack, at_hub, "hub", backend)
         peer_id = line(the_hub)
         the_flood = start(stack, at_world, "flooder", peer_id, rate, seconds)
         assert line(the_flood) == "ready"
-        the_friend = start(stack, at_world, "friend", backend)
+        the_friend = start(stack, at_world, "friend", backend, pace)
         assert line(the_friend) == "connected"
         time.sleep(1.0)  # until its rate has settled
         before = ask(the_hub)
@@ -224,9 +232,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rate", type=int, default=5000, help="punches a second")
     parser.add_argument("--calm", type=float, default=2.0, help="seconds measured before the flood")
+    parser.add_argument("--pace", type=float, default=0.0, help="MB/s that the friend sends; 0: as many as it can")
     parser.add_argument("--backend", default="auto")
     options = parser.parse_args(arguments)
-    result = scene(options.seconds, options.rate, options.backend, options.calm)
+    result = scene(options.seconds, options.rate, options.backend, options.calm, options.pace)
     print(json.dumps(result, indent=2))
     held = result["ratio"] >= 0.5 and result["late_connected"] and result["late_seconds"] <= 3
     return 0 if held else 1

@@ -16,15 +16,14 @@ def test_attack_32_a_flood_from_forged_sources(backend: str) -> None:
     """Attack 32: 5,000 tagged punches a second, each from another source. An added peer is in within 3 s, the
     connection that was there keeps at least half its rate, and memory stays flat.
 
-    Two seconds here; ten by ``python -m tests.real.flood``. The rates are those of a machine that others use too, so
-    the ratio of one run says little: one of three must hold.
+    Here the connection has a rate of its own, since the machine does other work beside it, and the flood lasts two
+    seconds; as fast as it can, for ten, by ``python -m tests.real.flood``.
     """
     if reason := why_not():
         pytest.skip(reason)
-    for _ in range(3):
-        result = scene(seconds=2.0, rate=5000, backend=backend, calm=1.0)
-        if result["ratio"] >= 0.5:
-            break
+    pace = 15.0 if backend == "cryptography" else 5.0
+    result = scene(seconds=2.0, rate=5000, backend=backend, calm=1.0, pace=pace)
+    assert result["quiet_mb_s"] > 0.5 * pace, result
     assert result["late_connected"], result
     assert result["late_seconds"] <= 3, result
     assert result["ratio"] >= 0.5, result

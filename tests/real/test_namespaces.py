@@ -257,7 +257,7 @@ def test_attack_50_a_router_that_forgets(lab: Lab) -> None:
 
 def test_attack_43_an_interface_goes_down_and_comes_back(lab: Lab) -> None:
     """Attack 43: the cable is pulled for less than ``timeout``, then for more. Sends fail meanwhile, which is told."""
-    a, b = homes(lab, timeout=2.0)
+    a, b = homes(lab, timeout=3.0)
     heard = kinds(a)
     for longer in (False, True):
         talk = Talk(a, b)
@@ -266,7 +266,7 @@ def test_attack_43_an_interface_goes_down_and_comes_back(lab: Lab) -> None:
             reach(lambda: a.connections_status["b"].state is PeerState.LOST, lambda: state(a))
             reach(lambda: b.connections_status["a"].state is PeerState.LOST, lambda: state(b))
         else:
-            reach(lambda: a.drops.get("transport_ENETUNREACH", 0) >= 8, lambda: state(a))
+            reach(lambda: a.drops.get("transport_ENETUNREACH", 0) >= 4, lambda: state(a))
         lab.ip("a", "link", "set", "eth0", "up")
         lab.ip("a", "route", "add", "default", "via", "192.168.1.1")
         talk.end(DEADLINE)
