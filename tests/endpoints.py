@@ -34,7 +34,9 @@ from srmudp.protocol.events import MessageArrived, MessageSettled
 from srmudp.protocol.session import Session
 from srmudp.wire.frames import Frame, serialise
 from srmudp.wire.packet import (
+    COOKIE_BYTES,
     HANDSHAKE_HEADER,
+    KEY,
     PUBLIC_KEY,
     PUNCH,
     RECORD,
@@ -360,7 +362,7 @@ class WireWatcher:
         self._headers: dict[bytes, bytes] = {}
         self._pieces: dict[tuple[bytes, int], bytes] = {}
         self._transmissions: set[tuple[int, int]] = set()
-        self._handshakes: dict[tuple[bytes, Address, Address], bytes] = {}
+        self._handshakes: dict[bytes, bytes] = {}
         self.stop: Callable[[], None] = (lambda: None) if net is None else net.tap(self.see)
 
     def see(self, now: float, source: Address, destination: Address, datagram: bytes) -> None:
@@ -369,10 +371,13 @@ class WireWatcher:
         if kind in (RECORD, RESEND):
             self._record(now, parse_segment(datagram))
         elif kind in (PUNCH, PUBLIC_KEY, SHARED_KEY):
-            # PUBLIC_KEYs of two responders may go to one index; everything else is said once and then repeated.
-            nowhere = Address("", 0)
-            ends = (source, destination) if kind == PUBLIC_KEY else (nowhere, nowhere)
-            key = (datagram[:HANDSHAKE_HEADER], *ends)
+            # A PUNCH without a cookie and those with one have one index, and so have their answers, each of which has
+            # an ephemeral key of its own. Everything else is said once and then repeated.
+            key = datagram[:HANDSHAKE_HEADER]
+            if kind == PUNCH:
+                key += datagram[HANDSHAKE_HEADER + KEY :][:COOKIE_BYTES]
+            elif kind == PUBLIC_KEY:
+                key += datagram[HANDSHAKE_HEADER:][:KEY]
             if self._handshakes.setdefault(key, datagram) != datagram:
                 self.violations.append(f"{now:.6f} handshake message {kind:#x} of one index has two forms")
 
