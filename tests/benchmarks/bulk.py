@@ -24,18 +24,17 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.places import LOOPBACK, Place, ethernet, free_ports, run, why_no_ethernet
 from tests.benchmarks.quiet import LIMIT, Spinner
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -43,22 +42,6 @@ MIB = 1024 * 1024
 ATTEMPTS = 3
 """Runs at most for one that is to be quiet."""
 PORTS = (9100, 9101)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the two ends are.
-
-    Attributes:
-        tx, rx: their IP addresses.
-        enter_tx, enter_rx: commands that run another one there.
-    """
-
-    name: str
-    tx: str
-    rx: str
-    enter_tx: tuple[str, ...] = ()
-    enter_rx: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,61 +69,6 @@ class Run:
     slow: float = 0.0
     error: str = ""
     details: dict[str, Any] = field(default_factory=dict)
-
-
-# --- places ---
-
-
-def run(*command: str, text: str | None = None) -> None:
-    done = subprocess.run(command, input=text, text=True, capture_output=True, timeout=20)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
-
-
-@contextlib.contextmanager
-def ethernet(loss: float) -> Iterator[Place]:
-    """Two namespaces with a cable of MTU 1500 between them; gone afterwards."""
-    a, b = (f"srmudp-bench-{os.getpid()}-{end}" for end in "ab")
-    try:
-        for name in (a, b):
-            run("ip", "netns", "add", name)
-            run("ip", "-n", name, "link", "set", "lo", "up")
-        run("ip", "link", "add", "v0", "netns", a, "mtu", "1500", "type", "veth", "peer", "name", "v0", "netns", b)
-        for name, address in ((a, "10.77.0.1"), (b, "10.77.0.2")):
-            run("ip", "-n", name, "addr", "add", f"{address}/24", "dev", "v0")
-            run("ip", "-n", name, "link", "set", "v0", "up")
-            if loss:
-                enter = ("ip", "netns", "exec", name)
-                run(*enter, "ethtool", "-K", "v0", "tx-udp-segmentation", "off", "tso", "off", "gso", "off")
-                rule = f"meta l4proto {{ udp, tcp }} numgen random mod 10000 < {round(loss * 100)} drop"
-                table = f"table inet t {{\nchain i {{ type filter hook input priority 0; {rule}; }}\n}}\n"
-                run(*enter, "nft", "-f", "-", text=table)
-        wait_for_link(a, "10.77.0.2")
-        what = f"veth, MTU 1500, {loss:g} % loss" if loss else "veth, MTU 1500"
-        yield Place(what, "10.77.0.1", "10.77.0.2", ("ip", "netns", "exec", a), ("ip", "netns", "exec", b))
-    finally:
-        for name in (a, b):
-            subprocess.run(("ip", "netns", "del", name), capture_output=True, timeout=20)
-
-
-def wait_for_link(namespace: str, address: str) -> None:
-    """Until the neighbour is known: addresses are tentative and devices dormant for a moment."""
-    deadline = time.monotonic() + 10
-    command = ("ip", "-n", namespace, "route", "get", address)
-    while subprocess.run(command, capture_output=True, timeout=10).returncode:
-        if time.monotonic() > deadline:
-            raise RuntimeError("the virtual Ethernet does not come up")
-        time.sleep(0.05)
-
-
-def why_no_ethernet(loss: float) -> str:
-    """Why there can be no namespaces here; empty if there can."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        return "network namespaces need root"
-    for tool in ("ip", "ethtool", "nft") if loss else ("ip",):
-        if shutil.which(tool) is None:
-            return f"there is no {tool}"
-    return ""
 
 
 # --- TLS ---
@@ -179,15 +107,6 @@ def make_certificate(folder: str) -> str:
 
 
 # --- one run ---
-
-
-def free_ports() -> tuple[int, int]:
-    """Two ports of loopback that nobody has at the moment."""
-    with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2)]
-        for sock in socks:
-            sock.bind(("127.0.0.1", 0))
-        return socks[0].getsockname()[1], socks[1].getsockname()[1]
 
 
 def transfer(row: Row, place: Place, options: argparse.Namespace, certificate: str, seed: int) -> Run:
@@ -408,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             places.append(stack.enter_context(ethernet(options.loss)))
         if not options.loss:
-            places.append(Place("loopback", "127.0.0.1", "127.0.0.1"))
+            places.append(LOOPBACK)
         if not places:
             print("--loss needs virtual Ethernet: nothing to do", file=sys.stderr)
             return 1

@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 from srmudp import Config, Delivery, MultiHolepunchSocket
 from srmudp.config import MAX_MTU
-from tests.benchmarks.bulk import Place, ethernet, free_ports, why_no_ethernet
+from tests.benchmarks.places import LOOPBACK, Place, ethernet, free_ports, why_no_ethernet
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MIB = 1024 * 1024
@@ -328,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         places = []
         if options.place != "veth":
-            places.append(Place("loopback", "127.0.0.1", "127.0.0.1"))
+            places.append(LOOPBACK)
         if options.place != "loopback":
             reason = why_no_ethernet(0)
             if reason:

@@ -13,11 +13,9 @@ import pytest
 
 from srmudp import MultiHolepunchSocket
 from srmudp.crypto.backend import select_backend
-from tests.benchmarks.bulk import Place
 from tests.benchmarks.busy import LOSS_BOUND, USUAL_BUFFER, Backend, transfer
+from tests.benchmarks.places import LOOPBACK
 from tests.real.helpers import ETHERNET
-
-LOOPBACK = Place("loopback", "127.0.0.1", "127.0.0.1")
 
 
 @pytest.mark.timeout(120)
