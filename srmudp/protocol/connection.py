@@ -601,12 +601,13 @@ class Connection:
             self._start_due = False
         if acking:
             ack = session.receiver.build_ack(now)
-            if ack is not None:
+            if ack is None:
+                self._acks.on_sent()
+            else:
                 data = serialise(trimmed(ack, room))
                 room -= len(data)
                 out.append(data)
                 ack_mark = session.receiver.mark()
-            self._acks.on_sent()
         complete = self._add_controls(add)
         self._urgent = not complete
         if complete:
@@ -616,13 +617,15 @@ class Connection:
                 room -= self.unreliable_out.fill(room, out, unreliable, now)
             if self.sending.has_work:
                 self.sending.fill(room, out, chunks, one_channel=False)
-        if not out:
-            self._idle()
-            return None
         if not (controls or chunks or unreliable):
+            if not (out and self._acks.now):  # an ack that may still travel with something waits for it
+                self._idle()
+                return None
             self._acks_alone += 1
             if self._acks_alone % PING_EVERY == 0 and session.receiver.ranges > PING_EVERY:
                 add(Ping())
+        if acking:
+            self._acks.on_sent()
         return self._seal(b"".join(out), chunks, controls, unreliable, ack_mark, now)
 
     def _add_controls(self, add: Callable[[Frame], bool]) -> bool:

@@ -469,7 +469,8 @@ class SendHalf:
     # --- inner workings
 
     def _rotate_in(self, state: SendChannel) -> None:
-        if state.number not in self._in_rotation:
+        """Have the channel's turn come if it has something to send."""
+        if state.number not in self._in_rotation and (state.waiting or state.resend or state.current is not None):
             self._in_rotation.add(state.number)
             self._rotation.append(state)
 
