@@ -78,11 +78,21 @@ class Pipe(ABC):
 
     @abstractmethod
     def receive(self, timeout: float) -> bytes | bytearray | memoryview | None:
-        """The next message, or None if none came in so many seconds or the other end closed."""
+        """The next message, or None if none came in so many seconds or the other end closed. It is the caller's."""
+
+    def serve(self, answer: Callable[[Any], bytes | None], timeout: float) -> None:
+        """Answer every message that comes, until ``answer`` returns None or none comes for so many seconds.
+
+        A library that calls back may do better here than by way of :meth:`receive`.
+        """
+        while (message := self.receive(timeout)) is not None:
+            if (reply := answer(message)) is None:
+                return
+            self.send(reply)
 
     def flush(self, timeout: float) -> None:  # noqa: B027
-        """Wait, at most so many seconds, until what was sent has left this process for good: a library that sends in
-        the background must go on until then. Reading what comes meanwhile is not needed."""
+        """Wait, at most so many seconds, until what was sent needs this process no more. Called at both ends when all
+        was sent or received: what sends or acknowledges only while it is called has to go on meanwhile."""
 
     @abstractmethod
     def close(self) -> None:
@@ -103,6 +113,13 @@ class AsyncPipe(ABC):
     @abstractmethod
     async def receive(self, timeout: float) -> bytes | bytearray | memoryview | None:
         """As :meth:`Pipe.receive`. ``asyncio.wait_for`` for each message costs much: wait only if nothing is here."""
+
+    async def serve(self, answer: Callable[[Any], bytes | None], timeout: float) -> None:
+        """As :meth:`Pipe.serve`."""
+        while (message := await self.receive(timeout)) is not None:
+            if (reply := answer(message)) is None:
+                return
+            await self.send(reply)
 
     async def flush(self, timeout: float) -> None:  # noqa: B027
         """As :meth:`Pipe.flush`."""
@@ -126,6 +143,7 @@ class Adapter:
     """A library, in one of the ways in which it can be used.
 
     Attributes:
+        name: the row's name.
         why_not: why it cannot be used here, in a few words; empty if it can. Called in the parent; must be quick.
         encrypted: whether what it carries is encrypted and authenticated.
         udp: whether it goes over UDP.
@@ -136,6 +154,7 @@ class Adapter:
         package: its name on PyPI, whose version the report states.
     """
 
+    name: str = field(kw_only=False)
     why_not: Callable[[], str] = usable
     encrypted: bool = True
     udp: bool = True
@@ -159,12 +178,10 @@ class Blocking(Adapter):
     """A library with blocking calls (or with threads and callbacks of its own).
 
     Attributes:
-        name: the row's name.
         listen: binds ``job.rx``, calls ``ready`` once the other end may connect, returns when connected.
         connect: returns when connected: when a message may be sent.
     """
 
-    name: str
     listen: Callable[[Job, Callable[[], None]], Pipe]
     connect: Callable[[Job], Pipe]
 
@@ -173,7 +190,6 @@ class Blocking(Adapter):
 class Asynchronous(Adapter):
     """A library of asyncio; the attributes are coroutine functions that do the same as in :class:`Blocking`."""
 
-    name: str
     listen: Callable[[Job, Callable[[], None]], Awaitable[AsyncPipe]]
     connect: Callable[[Job], Awaitable[AsyncPipe]]
 
