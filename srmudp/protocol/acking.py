@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from ..config import MIN_MTU
+
+FULL: Final = 2 * MIN_MTU
+"""Bytes after which a burst is acknowledged at once: two datagrams of full size (RFC 5681 section 4.2).
+
+Smaller ones come from a sender that has little to say, and wait for more of them, for an answer that the ack can travel
+with, or for the delay."""
+
 
 class AckTiming:
     """What was received since the last acknowledgement, and when the next one must go.
@@ -10,11 +20,12 @@ class AckTiming:
         delay: seconds an acknowledgement is held back at most.
     """
 
-    __slots__ = ("_bytes", "_datagrams", "_delay", "at", "now", "peer_window")
+    __slots__ = ("_bytes", "_datagrams", "_delay", "_gap", "at", "now", "peer_window")
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
         self._datagrams = self._bytes = 0
+        self._gap = False  # something is missing: the sender should soon know
         self.now = False
         """True if one must go at once."""
         self.at: float | None = None
@@ -27,20 +38,23 @@ class AckTiming:
         """True if the peer waits for an acknowledgement of something."""
         return self._datagrams > 0
 
-    def on_record(self, datagrams: int, size: int) -> None:
+    def on_record(self, datagrams: int, size: int, in_order: bool) -> None:
         """A record that elicits an acknowledgement was opened."""
         self._datagrams += datagrams
         self._bytes += size
+        if not in_order:
+            self._gap = True
         if self.peer_window and self._bytes >= self.peer_window // 4 and self._datagrams > 1:
             self.now = True
 
     def on_incomplete(self) -> None:
         """Segments came that did not complete a record: their arrival must be told for loss to be found."""
         self._datagrams += 1
+        self._gap = True
 
     def on_burst_end(self, now: float) -> None:
         """Nothing more is waiting to be read."""
-        if self._datagrams >= 2:
+        if self._datagrams >= 2 and (self._bytes >= FULL or self._gap):
             self.now = True
         elif self._datagrams and self.at is None:
             self.at = now + self._delay
@@ -55,4 +69,5 @@ class AckTiming:
         """All there was to acknowledge is on its way."""
         self.now = False
         self.at = None
+        self._gap = False
         self._datagrams = self._bytes = 0

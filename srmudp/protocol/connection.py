@@ -128,6 +128,7 @@ class Connection:
         self._control_at: float | None = None
         self._acks = AckTiming(self._config.max_ack_delay)
         self._acks_alone = 0
+        self._newest = -1  # record number opened
         self._told_window = 0
         self._probes_due = 0
         self._single_only_until = -inf
@@ -304,8 +305,11 @@ class Connection:
                 self._on_ack(frame, now)
             else:
                 eliciting = self._on_frame(frame, now) or eliciting
+        number = opened.number
         if eliciting:
-            self._acks.on_record(opened.segments, size)
+            self._acks.on_record(opened.segments, size, number == self._newest + 1)
+        if number > self._newest:
+            self._newest = number
 
     def on_burst_end(self, now: float) -> None:
         """Nothing more is waiting to be read: decide whether to acknowledge at once."""

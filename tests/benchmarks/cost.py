@@ -258,8 +258,8 @@ def measure(backend: Backend, names: list[str], *, rounds: int = ROUNDS, scale: 
         for name, (_, run) in workloads.items():
             costs[name].append(run(worlds[name]))
     return {
-        name: Cost(
-            *(min(values) for values in zip(*((c.sender, c.receiver) for c in found), strict=True)), *found[-1][2:]
+        name: found[-1]._replace(
+            sender=min(cost.sender for cost in found), receiver=min(cost.receiver for cost in found)
         )
         for name, found in costs.items()
     }

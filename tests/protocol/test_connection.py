@@ -55,27 +55,51 @@ def test_a_lone_datagram_is_acknowledged_after_the_delay() -> None:
     assert frame.delay_us == pytest.approx(DELAY * 1e6, abs=2)
 
 
-def test_two_datagrams_are_acknowledged_at_the_end_of_the_burst() -> None:
+def test_small_datagrams_share_an_acknowledgement() -> None:
     duo = Duo().connected()
     start = duo.now
-    for _ in range(2):
+    for _ in range(3):
         duo.a.connection.ping()
-        duo.pump()
-    assert len(duo.a.frames(Ping)) == 2
+        duo.run(0.001)
     duo.run(0.5)
     (ack,) = duo.b.frames(Ack)
-    assert ack[0] == pytest.approx(start + duo.latency)
+    assert ack[0] == pytest.approx(start + duo.latency + DELAY)
 
 
-def test_a_second_datagram_during_the_delay_is_acknowledged_at_once() -> None:
+def test_what_was_taken_of_small_messages_is_told_with_their_acknowledgement() -> None:
+    duo = Duo().connected()
+    for _ in range(3):
+        duo.a.send(bytes(100))
+        duo.pump()
+    duo.run(0.5)
+    assert [taken for _, taken in duo.b.frames(Taken)] == [Taken(0, 3)]
+    assert len(duo.b.sent) == 1
+
+
+def test_two_large_datagrams_are_acknowledged_at_the_end_of_the_burst() -> None:
+    duo = Duo().connected()
+    receiver = duo.b.connection
+    for number in range(2):
+        receiver.on_burst_end(duo.now)
+        assert receiver.poll_transmit(duo.now) is None
+        record = opened(MessagePart(0, number, 0, 1000, bytes(1000)))._replace(number=receiver._newest + 1)
+        receiver.on_record(record, 1050, duo.now)
+    receiver.on_burst_end(duo.now)
+    duo.pump()
+    assert duo.b.frames(Ack)
+
+
+def test_a_small_datagram_after_a_gap_is_acknowledged_with_the_next() -> None:
+    """So that the sender hears soon that one is missing."""
     duo = Duo().connected()
     start = duo.now
-    duo.a.connection.ping()
-    duo.run(0.002)
-    duo.a.connection.ping()
-    duo.run(0.5)
-    (ack,) = duo.b.frames(Ack)
-    assert ack[0] == pytest.approx(start + 0.002 + duo.latency)
+    duo.lose = lambda side, *_: side is duo.a and len(side.sent) == 1
+    for _ in range(3):
+        duo.a.connection.ping()
+        duo.run(0.0001)
+    duo.run(0.02)
+    ack = duo.b.frames(Ack)[0]
+    assert ack[0] == pytest.approx(start + 0.0002 + duo.latency)
 
 
 def test_a_record_of_several_datagrams_is_acknowledged_at_the_end_of_the_burst() -> None:
