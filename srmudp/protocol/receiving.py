@@ -13,105 +13,14 @@ from typing import Final
 from ..config import Config
 from ..exceptions import RemoteProtocolError
 from ..wire.frames import ChannelState, MessagePart
+from .assembly import IncomingMessage
 from .credit import MAX_SEQUENCE, OVERHEAD, ReceiveBudget
-from .rangeset import RangeSet
 
 MAX_GAPS: Final = 8192
 """Gaps in all messages of a peer under reassembly together, or one for each GAP_BYTES of its window if that is more: a
 part beside a gap costs hundreds of bytes, however short it is. A full window of single datagrams with one in ten lost
 has a tenth of it."""
 GAP_BYTES: Final = 1024
-SMALL_PIECE: Final = 4096
-"""Parts of fewer bytes are gathered."""
-COMPACT_PIECES: Final = 256
-"""Pieces of a message before small neighbours are joined for the first time."""
-
-
-class IncomingMessage:
-    """A message of which parts have arrived.
-
-    Memory follows the bytes that arrived, however small their parts: small ones are gathered in larger pieces.
-    """
-
-    __slots__ = ("_compact_at", "charge", "grant", "have", "high", "pieces", "ranges", "total")
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.pieces: list[tuple[int, bytes | bytearray | memoryview]] = []
-        self.ranges: RangeSet | None = None  # kept only once something came out of order
-        self.have = 0
-        self.high = 0  # one past the highest byte seen
-        self.grant = 0
-        self.charge = 0
-        self._compact_at = COMPACT_PIECES
-
-    def add(self, offset: int, data: bytes | memoryview) -> None:
-        """Keep what is new of a part; the bytes that came first stay."""
-        size = len(data)
-        if offset == self.have == self.high:
-            self._keep(offset, data)
-            self.have = self.high = offset + size
-            return
-        if self.ranges is None:
-            self.ranges = RangeSet()
-            if self.have:
-                self.ranges.add(0, self.have - 1)
-        for first, last in self.ranges.missing(offset, offset + size - 1) if size else ():
-            self._keep(first, data[first - offset : last + 1 - offset])
-            self.have += last + 1 - first
-        if size:
-            self.ranges.add(offset, offset + size - 1)
-        self.high = max(self.high, offset + size)
-        if self.have == self.high:
-            self.ranges = None
-
-    @property
-    def gaps(self) -> int:
-        """Ranges of bytes that stand apart, 0 while everything came in order."""
-        return len(self.ranges) if self.ranges is not None else 0
-
-    def content(self) -> bytes:
-        """The whole message, once ``have == total``."""
-        if len(self.pieces) == 1:
-            return bytes(self.pieces[0][1])
-        self.pieces.sort(key=lambda piece: piece[0])
-        return b"".join([data for _, data in self.pieces])
-
-    def recount(self) -> None:
-        """Derive the sums anew from the pieces, which are certain, after a call was interrupted half way."""
-        pieces, self.pieces = sorted(self.pieces, key=lambda piece: piece[0]), []
-        self.ranges = None
-        self.have = self.high = 0
-        for offset, data in pieces:
-            self.add(offset, bytes(data) if isinstance(data, bytearray) else data)
-
-    def _keep(self, offset: int, data: bytes | memoryview) -> None:
-        pieces = self.pieces
-        if len(data) >= SMALL_PIECE:
-            pieces.append((offset, data))
-            return
-        if pieces:
-            start, last = pieces[-1]
-            if isinstance(last, bytearray) and start + len(last) == offset:
-                last += data
-                return
-        pieces.append((offset, bytearray(data)))
-        if len(pieces) >= self._compact_at:
-            self._compact()
-
-    def _compact(self) -> None:
-        """Join small pieces that have become neighbours."""
-        merged: list[tuple[int, bytes | bytearray | memoryview]] = []
-        for offset, data in sorted(self.pieces, key=lambda piece: piece[0]):
-            if merged and isinstance(data, bytearray):
-                start, last = merged[-1]
-                if isinstance(last, bytearray) and start + len(last) == offset:
-                    last += data
-                    continue
-            merged.append((offset, data))
-        self.pieces = merged
-        self._compact_at = max(COMPACT_PIECES, 2 * len(merged))
-
 
 _SKIPPED: Final = object()
 
@@ -238,7 +147,7 @@ class ReceiveHalf:
         if message.have == total:
             content = message.content()  # before it leaves its place: there may be no memory for it at the moment
             del channel.partial[sequence]
-            message.pieces = []
+            message.drop()
             return self._hand_out(channel, sequence, content)
         self._extend_grant(channel, sequence, message)
         return []
@@ -254,8 +163,7 @@ class ReceiveHalf:
         if message is None:
             message = IncomingMessage(0)
         self._gaps -= message.gaps
-        message.pieces = []
-        message.ranges = None
+        message.drop()
         self._charge(channel, sequence, message, OVERHEAD)
         return self._hand_out(channel, sequence, _SKIPPED)
 

@@ -6,9 +6,10 @@ from collections import Counter, OrderedDict, deque
 from typing import Final
 
 from ..wire.frames import MAX_PART_HEADER, UnreliablePart, serialise
+from .assembly import IncomingMessage
 from .credit import OVERHEAD
 from .events import Failure
-from .receiving import MAX_GAPS, IncomingMessage
+from .receiving import MAX_GAPS
 
 MAX_PARTIAL: Final = 64
 """Unfinished messages kept; the oldest goes first."""

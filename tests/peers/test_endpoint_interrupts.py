@@ -12,8 +12,8 @@ import pytest
 
 from srmudp.config import Config
 from srmudp.models import EventKind
+from srmudp.protocol.assembly import IncomingMessage
 from srmudp.protocol.events import MessageArrived, MessageSettled
-from srmudp.protocol.receiving import IncomingMessage
 from srmudp.wire.packet import PUNCH
 from tests.endpoints import (
     LINK,

@@ -28,7 +28,7 @@ def held(node: SimNode) -> int:
     for name in node.node.statuses(node.net.now):
         receiving = peer_of(node, name).connection.receiving
         for channel in receiving.channels.values():
-            total += sum(len(data) for message in channel.partial.values() for _, data in message.pieces)
+            total += sum(message.have for message in channel.partial.values())
             total += sum(len(content) for content in channel.done.values() if isinstance(content, bytes))
     return total
 

@@ -7,7 +7,8 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from itertools import count, pairwise
+from io import BytesIO
+from itertools import count, pairwise, permutations
 from types import FrameType
 from typing import Any
 
@@ -17,8 +18,10 @@ from hypothesis import strategies as st
 
 from srmudp.config import CHANNELS, Config
 from srmudp.exceptions import RemoteProtocolError
+from srmudp.protocol import assembly
+from srmudp.protocol.assembly import SMALL_PIECE, IncomingMessage
 from srmudp.protocol.credit import OVERHEAD, ReceiveBudget
-from srmudp.protocol.receiving import MAX_GAPS, SMALL_PIECE, IncomingMessage, ReceiveHalf
+from srmudp.protocol.receiving import MAX_GAPS, ReceiveHalf
 from srmudp.wire.codec import VARINT_MAX
 from srmudp.wire.frames import ChannelState, MessagePart, SessionStart, Taken, serialise
 
@@ -88,15 +91,65 @@ def test_the_bytes_that_came_first_stay() -> None:
     assert message.content() == b"abZZ"
 
 
-def test_large_parts_are_kept_as_they_are_and_small_ones_gathered() -> None:
-    message = IncomingMessage(10 * SMALL_PIECE)
+def test_at_first_large_parts_are_kept_as_they_are_and_small_ones_gathered() -> None:
+    message = IncomingMessage(17 * SMALL_PIECE)
     large = memoryview(bytes(SMALL_PIECE))
     message.add(0, large)
-    assert message.pieces[0][1] is large
+    assert message.pieces[0] is large
     for offset in range(SMALL_PIECE, 2 * SMALL_PIECE):
         message.add(offset, b"x")
     assert len(message.pieces) == 2
     assert message.have == 2 * SMALL_PIECE
+
+
+def test_a_message_gets_all_of_its_room_when_enough_of_it_has_come() -> None:
+    """Attack 17: not for a claim. And from then on no part keeps alive the record that it came in."""
+    total = 64 * SMALL_PIECE
+    before = tracemalloc_peak_of(lambda: IncomingMessage(total).add(total - 1, b"x"))
+    assert before < total // 8
+    message = IncomingMessage(total)
+    record = bytearray(2 * SMALL_PIECE)
+    for offset in range(0, total, SMALL_PIECE):
+        message.add(offset, memoryview(record)[:SMALL_PIECE])
+    assert not message.pieces
+    record += b"exported no more"
+    assert message.content() == bytes(total)
+
+
+def tracemalloc_peak_of(work: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("failures", range(5))
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_parts_that_came_while_memory_was_short_are_there_when_it_is_not(
+    failures: int, order: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have been acknowledged: nobody would send them again."""
+    left = failures
+
+    def scarce(content: bytes) -> BytesIO:
+        nonlocal left
+        if left:
+            left -= 1
+            raise MemoryError
+        return BytesIO(content)
+
+    monkeypatch.setattr(assembly, "BytesIO", scarce)
+    content = random.Random(failures).randbytes(3 * SMALL_PIECE)
+    message = IncomingMessage(len(content))
+    for part in order:
+        message.add(part * SMALL_PIECE, content[part * SMALL_PIECE : (part + 1) * SMALL_PIECE])
+    assert message.have == message.total
+    if left:
+        with pytest.raises(MemoryError):
+            message.content()
+    assert message.content() == content
 
 
 @pytest.mark.parametrize("order", ["ascending", "descending", "shuffled", "evens, then odds"])
