@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -116,3 +118,35 @@ def free_ports(count: int = 2) -> list[int]:
                 tcp.bind(udp.getsockname())
                 ports.append(udp.getsockname()[1])
         return ports
+
+
+def make_certificate(folder: str) -> str:
+    """Path of a file with a fresh key and its certificate; empty if nothing here can make one."""
+    path = os.path.join(folder, "bench.pem")
+    if shutil.which("openssl"):
+        key = os.path.join(folder, "key.pem")
+        command = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+        run(*command, "-keyout", key, "-out", path, "-days", "2", "-subj", "/CN=bench")
+        with open(path, "a") as file:
+            file.write(Path(key).read_text())
+        return path
+    if importlib.util.find_spec("cryptography") is None:
+        return ""
+    import datetime
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "bench")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=2))
+        .sign(private, hashes.SHA256())
+    )
+    pem, pkcs8, plain = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    Path(path).write_bytes(private.private_bytes(pem, pkcs8, plain) + certificate.public_bytes(pem))
+    return path

@@ -204,6 +204,9 @@ def judge(task: Task, begin: float, sent: dict[str, Any], received: dict[str, An
         if task.workload == "small":
             run.values["messages"] = received["count"] / seconds
             run.values |= {key: received[key] for key in ("age_p50", "age_p99", "age_max")}
+            run.values["each_rx"] = received["cpu"] / received["count"]
+            if sent and sent["count"]:
+                run.values["each_tx"] = sent["cpu"] / sent["count"]
         return run
     if not sent.get("count"):
         run.error = "no answer"
