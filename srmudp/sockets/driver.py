@@ -39,6 +39,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from ..exceptions import LocalProtocolError, SocketClosed
+from .reading import LEASE, Lease
 from .waiting import Baton, Poller, Topics, Wakeup, time_asleep
 
 if TYPE_CHECKING:
@@ -67,8 +68,16 @@ _TICK = 0.0001
 """Shortest sleep of the timer thread in seconds; pacing keeps credit for far more."""
 _ASLEEP = 5.0
 """Seconds of sleep of the machine that the endpoint is told of."""
+_NOTE = 0.005
+"""Seconds that a note may wait for other work: as long as an acknowledgement may."""
+_NOTES = 32
+"""Notes at most: messages taken return credit, so the endpoint is to know."""
 _EMPTY_TURNS = 64
 """Turns of the receiver thread without a result before it pauses: a descriptor in error is always ready."""
+
+
+def _nothing(now: float) -> None:
+    pass
 
 
 class Reentered(LocalProtocolError):
@@ -140,6 +149,10 @@ class Driver:
         self._baton = Baton()
         self._wakeup = Wakeup()
         self._poller = Poller(transport.fileno(), self._wakeup.fileno())
+        self._nudge = Wakeup()
+        self._readers_poller = Poller(transport.fileno(), self._nudge.fileno())
+        self.lease = Lease(self._wakeup.set, self._nudge.set)
+        self._notes: deque[tuple[Callable[[float, Any], None], Any]] = deque()
         self._threads = [
             threading.Thread(target=self._receive_loop, name="srmudp-receiver", daemon=True),
             threading.Thread(target=self._timer_loop, name="srmudp-timer", daemon=True),
@@ -178,6 +191,8 @@ class Driver:
                 if self.stopped:
                     raise SocketClosed("the socket is closed")
                 now = monotonic()
+                if self._notes:
+                    self._do_notes(now)
                 result = work(now, *args, **kwargs)
                 self._collect(now)
             except BaseException as error:
@@ -185,12 +200,45 @@ class Driver:
                 raise
             finally:
                 self._busy = False
+        self._after_work()
+        return result
+
+    def _after_work(self) -> None:
+        """On the application's thread, without the lock: what the endpoint gave goes its ways."""
         if self._jobs:
             self._baton.wake()  # key agreement is slow: not in the caller's thread
         if self._transmit():
             self._wakeup.set()
         self._on_output()
-        return result
+
+    def note(self, work: Callable[[float, Any], None], argument: Any) -> None:
+        """Have ``work(now, argument)`` called with the next work under the lock, in :data:`_NOTE` seconds at latest.
+
+        For what is worth no round of its own. Whatever is done under the lock after this sees it done.
+
+        Raises:
+            Reentered, SocketClosed, LocalProtocolError: as :meth:`run`; it is noted nevertheless.
+        """
+        self._notes.append((work, argument))
+        if len(self._notes) >= _NOTES:
+            self.run(_nothing)
+        elif self._sleep_until > monotonic() + _NOTE and not self.lease.ends_soon:
+            self._baton.wake()  # its turn begins with the notes, as the receiver thread's does
+
+    def work_off_notes(self) -> None:
+        """See to what was noted now. Raises as :meth:`run`."""
+        if self._notes:
+            self.run(_nothing)
+
+    def _do_notes(self, now: float) -> None:
+        notes = self._notes
+        while notes:
+            work, argument = notes[0]
+            try:
+                work(now, argument)
+            except Exception as error:
+                self._fault("note", error)
+            notes.popleft()  # after it: an interrupt has it done twice rather than never
 
     def peek(self, look: Callable[Concatenate[float, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What ``look(now, ...)`` returns, called under the lock. For reading only; works after :meth:`shutdown` too.
@@ -234,9 +282,49 @@ class Driver:
                 remaining = None if deadline is None else deadline - monotonic()
                 if result is not None or (remaining is not None and remaining <= 0):
                     return result
+                self.lease.waive()
                 baton.sleep(remaining)
             finally:
                 self._forget(topics, baton)
+
+    def read_until(self, check: Callable[[], T | None], deadline: float | None) -> T | None:
+        """What ``check()`` returns as soon as that is not None; meanwhile this thread reads the socket itself.
+
+        ``check`` is called without the lock, at once and whenever something was read or :meth:`Lease.nudge` was called.
+
+        Args:
+            deadline: ``time.monotonic()`` seconds, or None to wait for ever.
+
+        Returns:
+            None when the time is over or the driver stops, and at once if another thread of the application reads.
+        """
+        if not self.lease.enter():
+            return None
+        try:
+            self.work_off_notes()
+            while True:
+                result = check()
+                now = monotonic()
+                if result is not None or self._stopping or (deadline is not None and now >= deadline):
+                    return result
+                self.lease.renew()
+                limit = LEASE / 2 if deadline is None else min(LEASE / 2, deadline - now)
+                try:
+                    woken, _ = self._readers_poller.wait(timeout=limit)
+                except (OSError, ValueError):
+                    if self._stopping:  # the descriptors are closed
+                        return None
+                    raise
+                if woken:
+                    self._nudge.clear()
+                batches, _ = self._read_burst()
+                if batches:
+                    self._handle(batches, True, self._after_work)
+        except BaseException:
+            self.lease.end()
+            raise
+        finally:
+            self.lease.leave()
 
     def _forget(self, topics: Sequence[Hashable], baton: Baton) -> None:
         with self._lock:
@@ -396,19 +484,26 @@ class Driver:
         empty = 0
         while not self._stopping:
             try:
-                woken, writable = self._poller.wait(writing=self._blocked, timeout=None)
+                away = self.lease.stand_by()
+                if not away:
+                    self.work_off_notes()  # who made them has not come back
+                woken, writable = self._poller.wait(reading=not away, writing=self._blocked, timeout=away or None)
                 if woken:
                     self._wakeup.clear()
                 if writable:
                     self._blocked = False
-                if woken or writable:
+                if woken or writable or away:
                     self._transmit_by_thread()
-                if self._read() or woken or writable:
+                if self.lease.lasts:
+                    continue  # a thread of the application reads
+                if self._read() or woken or writable or away:
                     empty = 0
                 else:
                     empty += 1
                     if empty > _EMPTY_TURNS:
                         time.sleep(0.001)
+            except SocketClosed:
+                return
             except Exception as error:
                 self._fault("receiver", error)
                 self._log_faults()
@@ -416,27 +511,30 @@ class Driver:
 
     def _read(self) -> bool:
         """Read and handle all that has come. Returns whether anything had."""
-        receive_batch = self.transport.receive_batch
         any_came = False
         while not self._stopping:
-            batches: list[Batch] = []
-            ended = False
-            for _ in range(_BURST):
-                batch = receive_batch()
-                if batch is None:
-                    ended = True
-                    break
-                batches.append(batch)
+            batches, ended = self._read_burst()
             if not batches and not any_came:
                 return False
             any_came = True
-            self._handle(batches, ended)
+            self._handle(batches, ended, self._finish_round)
             if ended:
                 break
         return any_came
 
-    def _handle(self, batches: list[Batch], ended: bool) -> None:
-        """Feed ``batches`` to the endpoint, letting go of the lock every now and then."""
+    def _read_burst(self) -> tuple[list[Batch], bool]:
+        """What has come, as much as one turn takes, and whether that was all."""
+        receive_batch = self.transport.receive_batch
+        batches: list[Batch] = []
+        while len(batches) < _BURST:
+            batch = receive_batch()
+            if batch is None:
+                return batches, True
+            batches.append(batch)
+        return batches, False
+
+    def _handle(self, batches: list[Batch], ended: bool, between: Callable[[], None]) -> None:
+        """Feed ``batches`` to the endpoint, letting go of the lock every now and then to do what is ``between``."""
         endpoint, index, count = self.endpoint, 0, len(batches)
         while True:
             with self._lock:
@@ -446,6 +544,8 @@ class Driver:
                     self._busy = True
                     now = monotonic()
                     limit = now + _HOLD
+                    if self._notes:
+                        self._do_notes(now)
                     while index < count and now < limit:
                         buffer, segment_size, source = batches[index]
                         index += 1
@@ -460,12 +560,18 @@ class Driver:
                         except Exception as error:
                             self._fault("burst", error)
                     self._collect(now)
+                except BaseException as error:
+                    self._interrupted(error)
+                    raise
                 finally:
                     self._busy = False
-            self._transmit_by_thread()
-            self._run_jobs()
+            between()
             if index == count:
                 return
+
+    def _finish_round(self) -> None:
+        self._transmit_by_thread()
+        self._run_jobs()
 
     # --- the timer thread ---
 
@@ -493,6 +599,8 @@ class Driver:
                 self._busy = True
                 self._sleep_until = -inf  # awake: nobody needs to wake this thread
                 now = monotonic()
+                if self._notes:
+                    self._do_notes(now)
                 asleep = time_asleep()
                 if asleep - self._asleep >= _ASLEEP:
                     endpoint.handle_resumed(asleep - self._asleep, now)
@@ -547,12 +655,14 @@ class Driver:
             self.stopped = True
             self.topics.wake_all()
         self._wakeup.set()
+        self._nudge.set()
         self._baton.wake()
         deadline = monotonic() + limit
         for thread in self._threads:
             if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join(max(0.0, deadline - monotonic()))
         self._wakeup.close()
+        self._nudge.close()
         locked = self._send_lock.acquire(timeout=1.0)  # let a thread that is sending come to its end
         try:
             self._out.clear()
@@ -570,5 +680,6 @@ class Driver:
         """In a child after ``fork``: give up keys and descriptors; takes no lock, seals nothing and sends nothing."""
         self.stopped = self._stopping = True
         self._wakeup.close()
+        self._nudge.close()
         self.transport.close()
         del self.endpoint

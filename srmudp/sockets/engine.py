@@ -88,8 +88,8 @@ class Engine:
         self.local_address = transport.local_address()
         self.known = known
         self.closing = False
-        self.inbox = Inbox()
         self.driver = Driver(endpoint, transport, self._on_event, self._after_round, span)
+        self.inbox = Inbox(self.driver.lease.nudge)
         self._news: deque[PeerEvent] = deque(maxlen=64)  # to be logged once the lock is let go
         self._news_rate = {kind: RateLimit() for kind in EventKind}
         self.hooks = Hooks(self.driver, self.inbox)
@@ -372,13 +372,13 @@ class Engine:
                 delivery = self.driver.run(self._send_one, recipient, letter)
                 if delivery is not None:
                     return delivery
-                names, delivery = [recipient], Delivery()
+                names, delivery = [recipient], Delivery((), self.driver.lease.waive)
             else:
                 names, left_out = self.driver.run(self._address, recipient, letter)
-                delivery = Delivery(left_out)
+                delivery = Delivery(left_out, self.driver.lease.waive)
             return self._send_some(delivery, names, letter, self.timeout if timeout is None else timeout)
         except Reentered:
-            delivery = Delivery()
+            delivery = Delivery((), self.driver.lease.waive)
             delivery.hold(True)
             self.driver.defer(functools.partial(self._send_deferred, delivery, recipient, letter))
             return delivery
@@ -388,7 +388,7 @@ class Engine:
         self._check_open()
         if letter.reliable and not self.driver.endpoint.has_room(name, len(letter.content)):
             return None
-        delivery = Delivery()
+        delivery = Delivery((), self.driver.lease.waive)
         self._queue(now, delivery, name, letter)
         return delivery
 
@@ -499,21 +499,33 @@ class Engine:
 
     def receive(self, timeout: float | None) -> Message | None:
         """The oldest message not taken, or None when the time is over or the socket closed."""
-        self.driver.check_process()
-        letter = self.inbox.get(timeout)
+        driver, inbox = self.driver, self.inbox
+        driver.check_process()
+        letter = inbox.get(0)
+        if letter is None and timeout != 0 and not self.closing:
+            deadline = _deadline(timeout)
+            try:
+                letter = driver.read_until(inbox.get_now, deadline)
+            except Reentered:  # a signal handler: others read
+                pass
+            except SocketClosed:
+                return None
+            if letter is None:
+                letter = inbox.get(None if deadline is None else max(0.0, deadline - monotonic()))
         if letter is None:
             return None
         message, arrived = letter
         try:
-            self.driver.run(self._taken, arrived)
+            driver.note(self._taken, arrived)
+            if inbox.is_empty and not driver.lease.ends_soon:
+                driver.work_off_notes()
         except Reentered:
-            self.driver.defer(functools.partial(self.driver.run, self._taken, arrived))
-            self.inbox.refresh()
+            inbox.refresh()
         except SocketClosed:
             return None
         except BaseException:
             # Ctrl-C: the program never saw it. To tell the sender twice that it was taken does no harm.
-            self.inbox.put_back(letter)
+            inbox.put_back(letter)
             raise
         return message
 

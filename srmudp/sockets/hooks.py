@@ -54,12 +54,13 @@ EventHook = Callable[[PeerEvent], object] | Putting[PeerEvent]
 class _Parcel:
     """A message on its way through the hooks; ``done`` are those that have it."""
 
-    __slots__ = ("arrived", "done", "message")
+    __slots__ = ("arrived", "done", "message", "taken")
 
     def __init__(self, message: Message, arrived: MessageArrived) -> None:
         self.message = message
         self.arrived = arrived
         self.done: list[MessageHook] = []
+        self.taken = False
 
 
 def check_hook(hook: object, *, what: str) -> None:
@@ -153,7 +154,7 @@ class Hooks:
 
     def _put(self, parcel: _Parcel) -> None:
         self._backlog += 1
-        self._queue.put(parcel)
+        self._add(parcel)
 
     def announce(self, event: PeerEvent) -> None:
         """Hand an event to the event hooks, if there are any."""
@@ -161,11 +162,15 @@ class Hooks:
             if self._queue.qsize() - self._backlog > _EVENT_BACKLOG:
                 self._driver.drops["event_queue_full"] += 1
             else:
-                self._queue.put(event)
+                self._add(event)
 
     def call(self, work: Callable[[], None]) -> None:
         """Have ``work()`` called on the hook thread, which must have been started."""
-        self._queue.put(work)
+        self._add(work)
+
+    def _add(self, item: _Parcel | PeerEvent | Callable[[], None] | None) -> None:
+        self._queue.put(item)
+        self._driver.lease.nudge()
 
     # --- the thread ---
 
@@ -190,7 +195,7 @@ class Hooks:
             False if it still runs.
         """
         self._stopping = True
-        self._queue.put(None)
+        self._add(None)
         thread = self._thread
         if thread is None:
             return True
@@ -201,9 +206,11 @@ class Hooks:
     def _loop(self) -> None:
         while not self._stopping:
             try:
-                item = self._queue.get(timeout=_RETRY if self._parked else None)
+                item = self._next()
             except Empty:
                 item = None
+            except SocketClosed:
+                return
             try:
                 if isinstance(item, _Parcel):
                     self._accept(item)
@@ -218,6 +225,17 @@ class Hooks:
             except BaseException:  # a hook may raise anything, SystemExit included; the next message still comes
                 self._complain("a hook")
             item = None  # a message that was taken must not stay in memory until the next one comes
+
+    def _next(self) -> _Parcel | PeerEvent | Callable[[], None] | None:
+        """The next thing to do. With message hooks this thread waits for messages, so it reads the socket itself.
+
+        Raises:
+            Empty: nothing came in time.
+        """
+        queue = self._queue
+        if self._message_hooks and not self._parked and queue.empty():
+            self._driver.read_until(lambda: None if queue.empty() else True, None)
+        return queue.get(timeout=_RETRY if self._parked else None)
 
     def _accept(self, parcel: _Parcel) -> None:
         """Give a message to the hooks, unless one of the same peer is parked before it."""
@@ -257,7 +275,9 @@ class Hooks:
             done.append(hook)
         if full:
             return False
-        self._driver.run(self._taken, parcel)
+        self._driver.note(self._taken, parcel)
+        if self._queue.empty() and not self._driver.lease.ends_soon:
+            self._driver.work_off_notes()
         return True
 
     def _pass_on(self, now: float, parcel: _Parcel) -> None:
@@ -265,7 +285,10 @@ class Hooks:
         self._inbox.put((parcel.message, parcel.arrived))
 
     def _taken(self, now: float, parcel: _Parcel) -> None:
-        self._backlog -= 1
+        """By way of a note: may be called twice for one message."""
+        if not parcel.taken:
+            parcel.taken = True
+            self._backlog -= 1
         self._driver.endpoint.message_taken(parcel.arrived, now)
 
     def _announce(self, event: PeerEvent) -> None:

@@ -160,34 +160,32 @@ class Wakeup:
 
 
 class Poller:
-    """Waits for a transport or a :class:`Wakeup`; the receiver thread's only place to sleep."""
+    """Waits for a transport or a :class:`Wakeup`. One thread at a time; a second one gets :class:`RuntimeError`."""
 
     def __init__(self, transport: int, wakeup: int) -> None:
         self._transport, self._wakeup = transport, wakeup
-        self._writing = False
+        self._watched = 0
         self._poll: select.poll | None = None
         if hasattr(select, "poll"):
             self._poll = select.poll()
-            self._poll.register(transport, select.POLLIN)
             self._poll.register(wakeup, select.POLLIN)
 
-    def wait(self, *, writing: bool, timeout: float | None) -> tuple[bool, bool]:
-        """Sleep until the transport is readable, woken, or (with ``writing``) writable.
+    def wait(self, *, reading: bool = True, writing: bool = False, timeout: float | None) -> tuple[bool, bool]:
+        """Sleep until woken, or the transport is readable (with ``reading``) or writable (with ``writing``).
 
         Args:
-            writing: whether room to write is waited for too.
             timeout: seconds, or None for ever.
 
         Returns:
             Whether it was woken, and whether the transport is writable (always False without ``writing``).
         """
         if self._poll is None:
-            readers = [self._transport, self._wakeup]
+            readers = [self._transport, self._wakeup] if reading else [self._wakeup]
             ready = select.select(readers, [self._transport] if writing else [], [], timeout)
             return self._wakeup in ready[0], bool(ready[1])
-        if writing is not self._writing:
-            self._poll.modify(self._transport, select.POLLIN | select.POLLOUT if writing else select.POLLIN)
-            self._writing = writing
+        watched = select.POLLIN * reading | select.POLLOUT * writing
+        if watched != self._watched:
+            self._watch(self._poll, watched)
         woken = writable = False
         for descriptor, event in self._poll.poll(None if timeout is None else timeout * 1000):
             if descriptor == self._wakeup:
@@ -195,3 +193,10 @@ class Poller:
             elif event & ~select.POLLIN:
                 writable = writing
         return woken, writable
+
+    def _watch(self, poll: select.poll, watched: int) -> None:
+        if watched:
+            poll.register(self._transport, watched)  # or changes what it was registered for
+        else:
+            poll.unregister(self._transport)
+        self._watched = watched

@@ -1,0 +1,108 @@
+"""Who reads the socket: a thread of the application that waits for a message anyway, or else the receiver thread.
+
+A message that the receiver thread reads for a thread in ``receive()`` costs a change of threads: two system calls, a
+wake-up and a fight for the interpreter, together more than everything else a small message costs. So whoever waits for
+what the socket brings reads it, by a *lease*: a promise to read, or to be back, until a moment. While it lasts the
+receiver thread stands by; when it is over, it reads. Nothing is lost if two threads read for a while, or none for the
+milliseconds of a grace period: the system keeps the datagrams, and the sender has no more under way than it can keep.
+
+The lock is only ever tried. Should an interrupt strike between taking it and noting so, it stays taken: then no thread
+of the application reads any more, and the receiver thread does, once the lease is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from threading import Lock, get_ident
+from time import monotonic
+from typing import Final
+
+LEASE: Final = 4.0
+"""Seconds a reader promises at most, and then anew. Also how long the socket goes unread should it vanish."""
+GRACE: Final = 0.003
+"""Seconds that a reader who has got its message may be away: to handle it, to answer, and to come back."""
+
+
+class Lease:
+    """Who reads. Every method by any thread, also in a signal handler; :meth:`stand_by` by the receiver thread only.
+
+    Args:
+        wake: ends the receiver thread's sleep.
+        nudge: ends the reader's sleep.
+    """
+
+    def __init__(self, wake: Callable[[], None], nudge: Callable[[], None]) -> None:
+        self._wake = wake
+        self._nudge = nudge
+        self._lock = Lock()  # the reader's
+        self._holder: int | None = None  # its thread
+        self._until = -inf  # the lease: the receiver thread reads from then on
+        self._turns = 0  # times a reader went away
+        self._seen = 0  # turns when the receiver thread looked last
+        self._sleeps_until = -inf  # the receiver thread
+
+    @property
+    def lasts(self) -> bool:
+        """True while the receiver thread is to leave the socket to others."""
+        return self._until > monotonic()
+
+    @property
+    def ends_soon(self) -> bool:
+        """True if nobody reads and the receiver thread wakes up to do so within a grace period."""
+        return self._holder is None and self._sleeps_until > monotonic()
+
+    def enter(self) -> bool:
+        """This thread wants to read. False if another one does already, so that it need not."""
+        me = get_ident()
+        if not self._lock.acquire(blocking=False):
+            if self._holder == me:  # a signal handler on top of a frame that reads, and cannot while the handler waits
+                self.end()
+            return False
+        self._holder = me
+        self.renew()
+        return True
+
+    def renew(self) -> None:
+        """Still reading."""
+        self._until = monotonic() + LEASE
+
+    def leave(self) -> None:
+        """This thread has what it waited for, and may be back soon."""
+        self._holder = None
+        self._lock.release()
+        self._turns += 1
+        self._until = until = monotonic() + GRACE
+        if self._sleeps_until > until:
+            self._wake()
+
+    def end(self) -> None:
+        """Nobody will be back: the receiver thread is to read at once."""
+        self._turns += 1
+        self._until = -inf
+        if self._sleeps_until > -inf:
+            self._wake()
+
+    def waive(self) -> None:
+        """This thread is about to wait for something else: unless another one reads, the receiver thread is to."""
+        if self._holder is None and self.lasts:
+            self.end()
+
+    def nudge(self) -> None:
+        """What a reader may be waiting for has come from elsewhere."""
+        holder = self._holder
+        if holder is not None and holder != get_ident():
+            self._nudge()
+
+    def stand_by(self) -> float:
+        """Seconds for which the receiver thread is to leave the socket to others; 0.0 if it is to read."""
+        now, until, turns = monotonic(), self._until, self._turns
+        if until <= now:
+            self._sleeps_until = -inf
+            return 0.0
+        if turns != self._seen:  # a reader that comes and goes is not waited for longer than it may be away
+            self._seen = turns
+            until = min(until, now + GRACE)
+        self._sleeps_until = until
+        # Who left before that line could not know that we sleep; who leaves after it wakes us.
+        return max(0.0, min(until, self._until) - now)
