@@ -68,6 +68,14 @@ _TICK = 0.0001
 """Shortest sleep of the timer thread in seconds; pacing keeps credit for far more."""
 _ASLEEP = 5.0
 """Seconds of sleep of the machine that the endpoint is told of."""
+_GATHERED = 128
+"""Calls at most whose output is gathered."""
+_GATHER = 0.001
+"""Seconds it is gathered at most, as long as calls come."""
+_AT_ONCE = 8
+"""Calls in a row whose output leaves at once: a game's messages of one frame, for instance."""
+_AT_ONCE_RATE = 1000.0
+"""Calls a second that do so for ever."""
 _NOTE = 0.005
 """Seconds that a note may wait for other work: as long as an acknowledgement may."""
 _NOTES = 32
@@ -152,6 +160,10 @@ class Driver:
         self._nudge = Wakeup()
         self._readers_poller = Poller(transport.fileno(), self._nudge.fileno())
         self.lease = Lease(self._wakeup.set, self._nudge.set)
+        self._gathered = 0  # calls whose output was put off
+        self._gathered_until = -inf
+        self._at_once: float = _AT_ONCE  # calls whose output need not be put off
+        self._at_once_at = -inf
         self._notes: deque[tuple[Callable[[float, Any], None], Any]] = deque()
         self._threads = [
             threading.Thread(target=self._receive_loop, name="srmudp-receiver", daemon=True),
@@ -182,6 +194,16 @@ class Driver:
             SocketClosed: the driver has been shut down.
             LocalProtocolError: in a child process.
         """
+        return self._run(False, work, *args, **kwargs)
+
+    def run_gathering(self, work: Callable[Concatenate[float, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As :meth:`run`, for little output: if many such calls come in a row, that of several leaves together.
+
+        It waits for at most :data:`_GATHERED` calls or about :data:`_GATHER` seconds.
+        """
+        return self._run(True, work, *args, **kwargs)
+
+    def _run(self, gather: bool, work: Callable[Concatenate[float, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         self.check_process()
         with self._lock:
             if self._busy:
@@ -194,6 +216,8 @@ class Driver:
                 if self._notes:
                     self._do_notes(now)
                 result = work(now, *args, **kwargs)
+                if gather and self._puts_off(now):
+                    return result
                 self._collect(now)
             except BaseException as error:
                 self._interrupted(error)
@@ -202,6 +226,21 @@ class Driver:
                 self._busy = False
         self._after_work()
         return result
+
+    def _puts_off(self, now: float) -> bool:
+        """Under the lock: whether the output of this call waits for that of the next ones."""
+        if not self._gathered:
+            self._at_once = min(_AT_ONCE, self._at_once + (now - self._at_once_at) * _AT_ONCE_RATE)
+            self._at_once_at = now
+            if self._at_once >= 1:
+                self._at_once -= 1
+                return False
+            self._gathered_until = now + _GATHER
+            if self._sleep_until > self._gathered_until + _GATHER:
+                self._baton.wake()
+                self._sleep_until = -inf
+        self._gathered += 1
+        return self._gathered < _GATHERED and now < self._gathered_until
 
     def _after_work(self) -> None:
         """On the application's thread, without the lock: what the endpoint gave goes its ways."""
@@ -312,7 +351,7 @@ class Driver:
                 try:
                     woken, _ = self._readers_poller.wait(timeout=limit)
                 except (OSError, ValueError):
-                    if self._stopping:  # the descriptors are closed
+                    if self.stopped:  # the descriptors are closed
                         return None
                     raise
                 if woken:
@@ -365,6 +404,7 @@ class Driver:
     def _collect(self, now: float) -> None:
         """Under the lock: drain the endpoint in the order it asks for."""
         endpoint = self.endpoint
+        self._gathered = 0
         while (job := endpoint.next_job()) is not None:
             self._jobs.append(job)
         out = self._out
@@ -544,6 +584,7 @@ class Driver:
                     self._busy = True
                     now = monotonic()
                     limit = now + _HOLD
+                    self._at_once = min(_AT_ONCE, self._at_once + 2)  # who answers what came does so at once
                     if self._notes:
                         self._do_notes(now)
                     while index < count and now < limit:
@@ -605,11 +646,17 @@ class Driver:
                 if asleep - self._asleep >= _ASLEEP:
                     endpoint.handle_resumed(asleep - self._asleep, now)
                 self._asleep = asleep
+                gathered, until = self._gathered, self._gathered_until
                 deadline = endpoint.next_timer()
                 if deadline is not None and deadline <= now:
                     endpoint.handle_timer(now)
-                self._collect(now)
+                    gathered = 0
+                if not gathered or until <= now:
+                    self._collect(now)
                 deadline = endpoint.next_timer()
+                if until + _GATHER > now:  # many small messages are sent: no need to be woken for each handful
+                    until = max(until, now + _GATHER)
+                    deadline = until if deadline is None else min(deadline, until)
                 # From here on an earlier deadline wakes this thread.
                 self._sleep_until = inf if deadline is None else deadline
                 return deadline

@@ -46,6 +46,8 @@ _FLUSH_LOOK = 0.25
 """Seconds between looks at what is pending while closing: peers also fall out of the count by mere passing of time."""
 _CLOSE_FRAMES = 0.2
 """Seconds the sealed goodbyes may wait for room in the system's buffer."""
+_SMALL = 1024
+"""Bytes of a message that may wait for others when many are sent in a row."""
 _HOOK_JOIN = 1.0
 """Seconds ``close`` waits for a hook that does not return."""
 _LOOKUP_JOIN = 0.2
@@ -369,7 +371,8 @@ class Engine:
             )
         try:
             if isinstance(recipient, str):
-                delivery = self.driver.run(self._send_one, recipient, letter)
+                run = self.driver.run_gathering if len(letter.content) <= _SMALL else self.driver.run
+                delivery = run(self._send_one, recipient, letter)
                 if delivery is not None:
                     return delivery
                 names, delivery = [recipient], Delivery((), self.driver.lease.waive)

@@ -1,0 +1,252 @@
+"""Who reads the socket: leases, notes and output that is gathered."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from srmudp.models import Address
+from srmudp.sockets import driver as module
+from srmudp.sockets import reading
+from srmudp.sockets.driver import Driver
+from srmudp.sockets.reading import GRACE, LEASE, Lease
+
+from .conftest import Rig
+from .fakes import FakeEndpoint, FakeTransport, Transmit, arrived
+
+SOMEWHERE = Address("192.0.2.1", 1)
+
+
+def reach(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+
+
+def elsewhere(work: Callable[[], None]) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(5)
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.woken = self.nudged = 0
+        monkeypatch.setattr(reading, "monotonic", lambda: self.now)
+        self.lease = Lease(self.wake, self.nudge)
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def nudge(self) -> None:
+        self.nudged += 1
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+# --- the lease ---
+
+
+def test_the_receiver_thread_stands_by_while_somebody_reads(clock: Clock) -> None:
+    lease = clock.lease
+    assert lease.stand_by() == 0.0
+    assert lease.enter()
+    assert lease.stand_by() == LEASE
+    clock.now += LEASE
+    assert lease.stand_by() == 0.0, "a reader that vanished is not waited for"
+    lease.renew()
+    assert lease.stand_by() == LEASE
+
+
+def test_one_reads_at_a_time(clock: Clock) -> None:
+    assert clock.lease.enter()
+    answers: list[bool] = []
+    elsewhere(lambda: answers.append(clock.lease.enter()))
+    clock.lease.leave()
+    elsewhere(lambda: answers.append(clock.lease.enter()))
+    assert answers == [False, True]
+
+
+def test_a_reader_that_comes_and_goes_wakes_nobody(clock: Clock) -> None:
+    lease = clock.lease
+    lease.enter()
+    lease.stand_by()
+    lease.leave()
+    assert clock.woken == 1, "the receiver thread was going to sleep for longer"
+    for _ in range(5):
+        assert 0 < lease.stand_by() <= GRACE + 1e-9
+        lease.enter()
+        clock.now += GRACE / 10
+        lease.leave()
+    assert clock.woken == 1
+    clock.now += GRACE
+    assert lease.stand_by() == 0.0
+
+
+def test_a_signal_handler_on_top_of_the_reader_has_others_read(clock: Clock) -> None:
+    lease = clock.lease
+    lease.enter()
+    lease.stand_by()
+    assert not lease.enter()
+    assert clock.woken == 1
+    assert lease.stand_by() == 0.0
+    lease.leave()
+
+
+def test_only_a_reader_is_nudged_and_not_by_itself(clock: Clock) -> None:
+    clock.lease.nudge()
+    clock.lease.enter()
+    clock.lease.nudge()
+    assert clock.nudged == 0
+    elsewhere(clock.lease.nudge)
+    assert clock.nudged == 1
+
+
+def test_who_waits_for_something_else_lets_the_receiver_thread_read(clock: Clock) -> None:
+    lease = clock.lease
+    lease.enter()
+    elsewhere(lease.waive)
+    assert lease.lasts, "somebody reads"
+    lease.leave()
+    assert lease.lasts
+    lease.waive()
+    assert not lease.lasts
+
+
+# --- with a driver ---
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.endpoint, self.transport = FakeEndpoint(), FakeTransport()
+        self.handled: list[tuple[str, bytes]] = []
+        self.endpoint.on_batch = lambda buffer: self.handled.append((threading.current_thread().name, buffer))
+        self.driver = Driver(
+            self.endpoint,  # type: ignore[arg-type]
+            self.transport,
+            lambda event, now: None,
+            lambda: None,
+        )
+        self.driver.start()
+
+    def has(self, count: int) -> Callable[[], bool | None]:
+        return lambda: True if len(self.handled) >= count else None
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.driver.stop()
+
+
+def test_who_waits_reads_and_the_receiver_thread_reads_on(bench: Bench) -> None:
+    timer = threading.Timer(0.05, bench.transport.arrive, (b"1",))
+    timer.start()
+    assert bench.driver.read_until(bench.has(1), None)
+    bench.transport.arrive(b"2")
+    assert bench.driver.read_until(bench.has(2), time.monotonic() + 5)
+    bench.transport.arrive(b"3")
+    reach(lambda: len(bench.handled) == 3)
+    assert [buffer for _, buffer in bench.handled] == [b"1", b"2", b"3"]
+    assert bench.handled[1][0] == threading.current_thread().name
+    assert bench.handled[2][0] == "srmudp-receiver"
+    timer.join()
+
+
+def test_waiting_ends_in_time_and_when_the_driver_stops(bench: Bench) -> None:
+    began = time.monotonic()
+    assert bench.driver.read_until(bench.has(1), began + 0.01) is None
+    assert 0.01 <= time.monotonic() - began < 1
+    timer = threading.Timer(0.05, bench.driver.stop)
+    timer.start()
+    assert bench.driver.read_until(bench.has(1), None) is None
+    timer.join()
+
+
+def test_an_interrupt_while_reading_leaves_the_socket_read(bench: Bench) -> None:
+    def interrupt(buffer: bytes) -> None:
+        bench.endpoint.on_batch = lambda buffer: bench.handled.append((threading.current_thread().name, buffer))
+        raise KeyboardInterrupt
+
+    assert bench.driver.read_until(bench.has(1), time.monotonic() + 0.001) is None  # the receiver thread stands by
+    bench.endpoint.on_batch = interrupt
+    bench.transport.arrive(b"1")
+    with pytest.raises(KeyboardInterrupt):
+        bench.driver.read_until(bench.has(1), None)
+    assert bench.endpoint.interrupted == 1
+    bench.transport.arrive(b"2")
+    reach(bench.has(1))
+    assert bench.driver.read_until(bench.has(1), None)
+
+
+@pytest.mark.parametrize("reading", [False, True])
+def test_a_note_is_done_though_nobody_comes_back(bench: Bench, reading: bool) -> None:
+    done: list[str] = []
+    if reading:
+        bench.transport.arrive(b"1")
+        bench.driver.read_until(bench.has(1), None)
+    bench.driver.note(lambda now, what: done.append(what), "noted")
+    reach(lambda: done == ["noted"])
+
+
+def test_what_is_done_after_a_note_sees_it_done(bench: Bench) -> None:
+    done: list[int] = []
+    for number in range(100):
+        bench.driver.note(lambda now, what: done.append(what), number)
+    assert len(done) >= 100 - module._NOTES
+    bench.driver.run(lambda now: done.append(-1))
+    assert done == [*range(100), -1]
+
+
+# --- gathering ---
+
+
+def gather(bench: Bench, count: int) -> None:
+    for number in range(count):
+        payload = b"%d" % number
+        bench.driver.run_gathering(lambda now, p: bench.endpoint.out.append(Transmit(p, len(p), SOMEWHERE)), payload)
+
+
+def test_a_few_leave_at_once_and_many_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_GATHER", 1000.0)
+    gather(bench, module._AT_ONCE)
+    assert len(bench.transport.sent) == module._AT_ONCE
+    gather(bench, module._GATHERED - 1)
+    assert len(bench.transport.sent) == module._AT_ONCE
+    gather(bench, 1)
+    reach(lambda: len(bench.transport.sent) == module._AT_ONCE + module._GATHERED)
+    gather(bench, 1)
+    bench.driver.run(lambda now: None)
+    assert len(bench.transport.sent) == module._AT_ONCE + module._GATHERED + 1, "other work takes it along"
+
+
+def test_what_was_put_off_leaves_though_nobody_calls_again(bench: Bench) -> None:
+    gather(bench, 1000)
+    reach(lambda: len(bench.transport.sent) == 1000)
+    assert bench.transport.sent == [b"%d" % n for n in range(1000)]
+
+
+def test_an_answer_leaves_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_GATHER", 1000.0)
+    monkeypatch.setattr(module, "_AT_ONCE_RATE", 0.0)
+    for number in range(3 * module._AT_ONCE):
+        bench.transport.arrive(b"question")
+        assert bench.driver.read_until(bench.has(number + 1), None)
+        gather(bench, 1)
+        assert len(bench.transport.sent) == number + 1
+
+
+def test_messages_taken_are_told_of_though_receive_is_not_called_again(rig: Rig) -> None:
+    rig.emit(*(arrived(b"%d" % n) for n in range(5)))
+    for _ in range(4):
+        assert rig.engine.receive(0) is not None
+    reach(lambda: len(rig.endpoint.taken) == 4)
