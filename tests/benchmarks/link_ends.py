@@ -150,7 +150,9 @@ def srmudp_tx(job: Job, smalls: bool = False) -> None:
             if left <= 0:
                 break
             with contextlib.suppress(TimeoutError):
-                sock.send(chunk, "rx", channel=BULK, timeout=left)
+                delivery = sock.send(chunk, "rx", channel=BULK, timeout=left)
+                if smalls:  # one at a time: others behind it would fill the queue that the small ones need, too
+                    delivery.wait(left)
         time.sleep(max(0.0, span.end - time.monotonic()))
         cpu = time.process_time() - cpu
         status = sock.connections_status["rx"]

@@ -430,11 +430,12 @@ def main(arguments: Sequence[str]) -> int:
                 row["machine"] = max(before, spinner.measure()) / spinner.quiet
                 results[name].append(row)
                 print("  ".join(cells(name.ljust(24), row)), flush=True)
-    report = {"rows": {name: {"runs": runs, "medians": medians(runs)} for name, runs in results.items()}}
+    middles = {name: medians(runs) for name, runs in results.items()}
     if options.runs > 1:
-        print("medians:")
-        for name, one in report["rows"].items():
-            print(f"{name:<24}", ", ".join(f"{key} {value:.3f}" for key, value in one["medians"].items()))
+        print(f"medians of {options.runs} runs:")
+        for name, values in middles.items():
+            print(f"{name:<24}", ", ".join(f"{key} {value:.3f}" for key, value in values.items()))
+    report = {"rows": {name: {"runs": runs, "medians": middles[name]} for name, runs in results.items()}}
     if options.json == "-":
         print(json.dumps(report))
     elif options.json:
