@@ -1,9 +1,9 @@
 """The two ends of a flow over a link, a process each: ``python -m tests.benchmarks.link_ends KIND ROLE JSON``.
 
-KIND is ``srmudp``, ``tls`` or ``tcp`` (a bulk flow from ``tx`` to ``rx``), ``small`` (srmudp: small messages beside
-large ones) or ``ping`` (small datagrams, echoed). Each end prints a line of JSON when it stands, ``tx`` then waits for
-a line ``{"begin": ..., "end": ...}`` on its input (``time.monotonic()``, which all processes of a Linux machine share)
-and works from one to the other. ``rx`` works until its input ends. The last line an end prints is its result.
+KIND is ``srmudp``, ``tls`` or ``tcp`` (a bulk flow from ``tx`` to ``rx``) or ``ping`` (small datagrams, echoed). Each
+end prints a line of JSON when it stands, ``tx`` then waits for a line ``{"begin": ..., "end": ...}`` on its input
+(``time.monotonic()``, which all processes of a Linux machine share) and works from one to the other. ``rx`` works until
+its input ends. The last line an end prints is its result.
 
 Every chunk is numbered and made from one random block, so a receiver checks each byte by comparing.
 """
@@ -11,6 +11,7 @@ Every chunk is numbered and made from one random block, so a receiver checks eac
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import random
 import select
@@ -41,6 +42,8 @@ class Job(NamedTuple):
     """Bytes of a message, or of what is written at once."""
     interval: float = 0.02
     """Seconds between small messages, or pings."""
+    small: bool = False
+    """srmudp: small messages beside the bulk, whose chunks go one at a time."""
     certificate: str = ""
     congestion: str = "cubic"
     """Of TCP."""
@@ -50,11 +53,8 @@ class Job(NamedTuple):
 
     def chunks(self) -> Iterator[bytes]:
         """All chunks of the flow: different from each other, and not worth compressing."""
-        block = random.Random(self.seed).randbytes(self.chunk - NUMBER.size)
-        number = 0
-        while True:
-            yield NUMBER.pack(number) + block
-            number += 1
+        block = random.Random(self.seed).randbytes(self.chunk - NUMBER.size)  # now, not when the first is asked for
+        return (NUMBER.pack(number) + block for number in itertools.count())
 
 
 class Span(NamedTuple):
@@ -113,10 +113,12 @@ class Series:
 def srmudp_rx(job: Job) -> None:
     from srmudp import Config, MultiHolepunchSocket
 
+    chunks = job.chunks()
     with MultiHolepunchSocket(job.rx[1], {"tx": job.tx}, host=job.rx[0], config=Config(**job.config)) as sock:
         tell({"listening": True})
-        stop, series, chunks, wrong = stopped(), Series(), job.chunks(), 0
+        stop, series, wrong = stopped(), Series(), 0
         ages: list[float] = []
+        large: list[bytes] = []  # compared later: that takes longer than a small message may
         while not stop.is_set():
             message = sock.receive(0.1)
             if message is None:
@@ -125,33 +127,41 @@ def srmudp_rx(job: Job) -> None:
                 ages.append(time.monotonic() - STAMP.unpack_from(message.content)[1])
                 sock.send(message.content, "tx", channel=SMALLS)
                 continue
-            wrong += message.content != next(chunks)
             series.add(len(message.content))
-        result = {"series": series.lists(), "wrong": wrong, "cpu": time.process_time(), "drops": dict(sock.drops)}
+            if job.small:
+                large.append(message.content)
+            else:
+                wrong += message.content != next(chunks)
+        cpu = time.process_time()
+        wrong += sum(content != next(chunks) for content in large)
+        result = {"series": series.lists(), "wrong": wrong, "cpu": cpu, "drops": dict(sock.drops)}
         tell({**result, "ages": ages})
         sock.close(0)
 
 
-def srmudp_tx(job: Job, smalls: bool = False) -> None:
+def srmudp_tx(job: Job) -> None:
     from srmudp import Config, MultiHolepunchSocket
 
+    chunks = job.chunks()
+    if job.small:
+        chunks = itertools.chain(list(itertools.islice(chunks, 6)), chunks)  # made now, not beside the small ones
     with MultiHolepunchSocket(job.tx[1], {"rx": job.rx}, host=job.tx[0], config=Config(**job.config)) as sock:
         assert sock.wait_connected("rx", CONNECT)
         span = told()
         cpu = time.process_time()
-        threads = [threading.Thread(target=send_smalls, args=(sock, job, span))] if smalls else []
+        threads = [threading.Thread(target=send_smalls, args=(sock, job, span))] if job.small else []
         trips: list[float] = []
-        if smalls:
+        if job.small:
             threads.append(threading.Thread(target=hear_smalls, args=(sock, span, trips)))
         for thread in threads:
             thread.start()
-        for chunk in job.chunks():
+        for chunk in chunks:
             left = span.end - time.monotonic()
             if left <= 0:
                 break
             with contextlib.suppress(TimeoutError):
                 delivery = sock.send(chunk, "rx", channel=BULK, timeout=left)
-                if smalls:  # one at a time: others behind it would fill the queue that the small ones need, too
+                if job.small:  # others behind it would fill the queue that the small ones need, too
                     delivery.wait(left)
         time.sleep(max(0.0, span.end - time.monotonic()))
         cpu = time.process_time() - cpu
@@ -188,10 +198,6 @@ def hear_smalls(sock: Any, span: Span, trips: list[float]) -> None:
             trips.append(time.monotonic() - STAMP.unpack_from(message.content)[1])
 
 
-def small_tx(job: Job) -> None:
-    srmudp_tx(job, smalls=True)
-
-
 # --- TCP, with and without TLS ---
 
 
@@ -212,10 +218,10 @@ def tcp_rx(job: Job) -> None:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_cert_chain(job.certificate)
         sock = context.wrap_socket(plain, server_side=True)
-    stop, series, wrong = stopped(), Series(), 0
+    chunks, stop, series, wrong = job.chunks(), stopped(), Series(), 0
     buffer = memoryview(bytearray(job.chunk))
     sock.settimeout(0.1)
-    for chunk in job.chunks():
+    for chunk in chunks:
         filled = 0
         while filled < len(chunk) and not stop.is_set():
             try:
@@ -247,10 +253,11 @@ def tcp_tx(job: Job) -> None:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         sock = context.wrap_socket(plain)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # what is left dies with us
+    chunks = job.chunks()
     span = told()
     cpu = time.process_time()
     with contextlib.suppress(TimeoutError):
-        for chunk in job.chunks():
+        for chunk in chunks:
             left = span.end - time.monotonic()
             if left <= 0:
                 break
@@ -297,8 +304,6 @@ def ping_tx(job: Job) -> None:
 ENDS: dict[tuple[str, str], Callable[[Job], None]] = {
     ("srmudp", "rx"): srmudp_rx,
     ("srmudp", "tx"): srmudp_tx,
-    ("small", "rx"): srmudp_rx,
-    ("small", "tx"): small_tx,
     ("tcp", "rx"): tcp_rx,
     ("tcp", "tx"): tcp_tx,
     ("tls", "rx"): tcp_rx,

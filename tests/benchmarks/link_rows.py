@@ -272,7 +272,8 @@ def small(shape: Shape, seconds: float, options: argparse.Namespace, seed: int =
     base = 2 * shape.delay
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(link(shape, replace(shape, queue=inf), seed=seed))
-        flow = Flow(stack, place, "small", 0, chunk=16 * 1024 * 1024, interval=0.05, config=options.config)
+        fields = {"small": True, "chunk": 16 * 1024 * 1024, "interval": 0.05, "config": options.config}
+        flow = Flow(stack, place, "srmudp", 0, **fields)
         begin = place.reset() + CONNECT
         end = begin + seconds
         flow.tx.begin(begin, end)
