@@ -38,7 +38,7 @@ class Job(NamedTuple):
 
     tx: tuple[str, int]
     rx: tuple[str, int]
-    chunk: int = 256 * 1024
+    chunk: int = 64 * 1024
     """Bytes of a message, or of what is written at once."""
     interval: float = 0.02
     """Seconds between small messages, or pings."""

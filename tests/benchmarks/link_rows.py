@@ -22,7 +22,6 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.bulk import make_certificate
 from tests.benchmarks.link import (
     ROOT,
     LinkPlace,
@@ -34,6 +33,7 @@ from tests.benchmarks.link import (
     unwind_on_signals,
     why_no_link,
 )
+from tests.benchmarks.places import make_certificate
 from tests.benchmarks.quiet import LIMIT, Spinner
 
 Row = dict[str, Any]
