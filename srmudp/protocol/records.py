@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from ..crypto.protection import RecordKeys, ReplayWindow
 from ..exceptions import AuthenticationError
-from ..wire.frames import MAX_RANGES, Ack, serialise
+from ..wire.frames import MAX_RANGES, Ack, Ranges, serialise
 from ..wire.packet import MAX_SEGMENTS, RecordHeader, Segment
 from .rangeset import RangeSet
 
@@ -20,6 +20,10 @@ FAR_AHEAD: Final = 65_536
 """A transmission or record number further than this beyond the largest proven one is not believed."""
 MAX_PARTIAL_RECORDS: Final = 4096
 """Incomplete records kept."""
+LATE_RANGES: Final = MAX_RANGES // 2
+"""Of those an acknowledgement names: for records repaired so late that the newest ranges would leave them out."""
+NAMED: Final = 3
+"""Acknowledgements that name what would not be missed: one or two of them may be lost."""
 MAX_REMEMBERED: Final = 1024
 """Ranges of numbers remembered for acknowledgements, which name the newest of them."""
 FORGERIES_TOLERATED: Final = 3
@@ -64,6 +68,7 @@ class RecordReceiver:
         self._opened = RangeSet(max_ranges=MAX_REMEMBERED)
         self._transmissions = RangeSet(max_ranges=MAX_REMEMBERED)
         self._discarded: dict[int, int] = {}  # record number -> acks that still name it
+        self._late: dict[int, int] = {}  # the same of records opened after later ones
         self._largest_transmission = -1  # proven
         self.largest = -1  # record number
         self.largest_at = 0.0
@@ -143,7 +148,7 @@ class RecordReceiver:
                     del self._discarded[number]
             discarded = merged.newest(MAX_RANGES)
         delay = int((now - self.largest_at) * 1e6) if self.largest >= 0 else 0
-        return Ack(delay, self._opened.newest(MAX_RANGES), self._transmissions.newest(MAX_RANGES), discarded)
+        return Ack(delay, self._ranges_opened(), self._transmissions.newest(MAX_RANGES), discarded)
 
     @property
     def ranges(self) -> int:
@@ -187,7 +192,7 @@ class RecordReceiver:
         except AuthenticationError:
             self._drops["bad_tag"] += 1
             if header.count > 1:
-                self._discarded[number] = 3
+                self._discarded[number] = NAMED
                 if len(self._discarded) > MAX_RANGES:
                     del self._discarded[next(iter(self._discarded))]
                 self._failures = [at for at in self._failures if at > now - FORGERY_SPAN][-FORGERIES_TOLERATED:]
@@ -199,8 +204,42 @@ class RecordReceiver:
         if number > self.largest:
             self.largest = number
             self.largest_at = now
+        else:
+            self._late[number] = NAMED
+            if len(self._late) > MAX_REMEMBERED:
+                del self._late[next(iter(self._late))]
         self._largest_transmission = max(self._largest_transmission, header.first + header.count - 1)
         return Opened(number, header.count, plaintext)
+
+    def _ranges_opened(self) -> Ranges:
+        """The newest ranges, and what was repaired below them.
+
+        A repair comes an RTT after the loss, and on a long fast path with loss an RTT has more gaps than an ack has
+        ranges: never named, the whole record would be sent again.
+        """
+        opened = self._opened.newest(MAX_RANGES)
+        if not self._late:
+            return opened
+        if len(opened) <= MAX_RANGES - LATE_RANGES:
+            lowest = opened[-1][0]
+        else:
+            lowest = opened[MAX_RANGES - LATE_RANGES - 1][0]
+        below = RangeSet()
+        for number, left in list(self._late.items()):  # the first to be repaired first
+            if number < lowest:
+                if len(below) == LATE_RANGES:
+                    break
+                below.add(number)
+            if left > 1:
+                self._late[number] = left - 1
+            else:
+                del self._late[number]
+        if not below:
+            return opened
+        merged = RangeSet(opened[: MAX_RANGES - len(below)])
+        for first, last in below:
+            merged.add(first, last)
+        return merged.newest(MAX_RANGES)
 
     def _hint(self, transmission: int) -> None:
         if transmission <= self._largest_transmission + FAR_AHEAD:
@@ -221,7 +260,7 @@ class RecordReceiver:
         while len(self._partials) > MAX_PARTIAL_RECORDS or self._partial_bytes > self._memory:
             victim = next((aad for entries in self._by_have for aad in entries if aad != keep), keep)
             self._drops["reassembly_full"] += 1
-            self._discarded[int.from_bytes(victim[10:18], "big")] = 3
+            self._discarded[int.from_bytes(victim[10:18], "big")] = NAMED
             self._forget(victim)
             if len(self._discarded) > MAX_RANGES:
                 del self._discarded[next(iter(self._discarded))]

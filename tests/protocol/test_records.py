@@ -21,7 +21,7 @@ from srmudp.protocol.records import (
     Opened,
     RecordReceiver,
 )
-from srmudp.wire.frames import MAX_RANGES, serialise
+from srmudp.wire.frames import MAX_RANGES, parse_frames, serialise
 from srmudp.wire.packet import (
     RECORD_OVERHEAD,
     TAG,
@@ -431,6 +431,43 @@ def test_an_acknowledged_ack_trims_the_next() -> None:
     assert ack is not None
     assert ack.opened[0] == (6, 6)
     assert ends.receive(records[0]) is None  # trimmed is not forgotten
+
+
+def test_a_record_repaired_late_is_named_although_many_gaps_came_since() -> None:
+    """Else all of it is sent again: on a long fast path with loss an RTT has more gaps than an ack names."""
+    ends = Ends()
+    late = [ends.seal(number=number) for number in (3, 4, 7)]
+    for number in range(10, 10 + 4 * MAX_RANGES, 2):
+        ends.open(ends.seal(number=number, transmission=number))
+    ends.receiver.build_ack(0.0)
+    for record in late:
+        ends.open(record)
+    for _ in range(3):  # acks are lost too
+        ack = ends.receiver.build_ack(0.0)
+        assert ack is not None
+        assert ack.opened[0][1] == 8 + 4 * MAX_RANGES
+        assert ack.opened[-2:] == ((7, 7), (3, 4))
+        assert len(ack.opened) == MAX_RANGES
+        assert parse_frames(serialise(ack)) == [ack]
+    ack = ends.receiver.build_ack(0.0)
+    assert ack is not None
+    assert ack.opened[-1][0] > 7
+
+
+def test_more_records_repaired_late_than_an_ack_names_leave_room_for_the_newest() -> None:
+    ends = Ends()
+    late = [ends.seal(number=number) for number in range(1, 4 * MAX_RANGES, 2)]
+    newest = [ends.seal(number=number) for number in range(8 * MAX_RANGES, 12 * MAX_RANGES, 2)]
+    for record in (*newest, *late):
+        ends.open(record)
+    named: set[tuple[int, int]] = set()
+    for _ in range(20):
+        ack = ends.receiver.build_ack(0.0)
+        assert ack is not None
+        assert len(ack.opened) == MAX_RANGES
+        assert ack.opened[0] == (12 * MAX_RANGES - 2, 12 * MAX_RANGES - 2)
+        named.update(ack.opened)
+    assert {(record.header.number, record.header.number) for record in late} <= named
 
 
 def test_a_peer_that_leaves_gaps_and_acknowledges_nothing_is_remembered_within_bounds() -> None:
