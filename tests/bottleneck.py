@@ -61,8 +61,9 @@ SEGMENT = 1452
 """Bytes of a full datagram of every flow: what Ethernet carries under IPv6."""
 LEAST_QUEUE = 10
 """Datagrams that every queue holds, however small the product of rate and RTT: what a sender begins with."""
-TURN = 0.001
-"""Seconds between two looks of a receiver at its socket, at most (a 20th of the RTT on short paths)."""
+TURN = 0.004
+"""Seconds from one look of an end at its socket to the next, at most (else a 20th of the RTT): acknowledgements come in
+bursts of that length where real threads take turns."""
 
 
 class Clock:
@@ -326,6 +327,7 @@ class Ours:
     Args:
         congestion: the controller's name, as in ``Config``.
         start: when it begins.
+        turn: see TURN.
 
     Attributes:
         states: (time, state) of the controller, when it changed.
@@ -340,6 +342,7 @@ class Ours:
         congestion: Literal["bbr", "cubic"] = "bbr",
         start: float = 0.0,
         seed: object = "ours",
+        turn: float = TURN,
     ) -> None:
         self.clock, self.link, self.start = clock, link, start
         self.log: list[tuple[float, int]] = []
@@ -353,7 +356,7 @@ class Ours:
         # Messages of a hundredth of a second: small enough not to come in lumps.
         self._message = bytes(min(1 << 20, max(1400, int(link.rate / 100))))
         self._token = 0
-        turn = min(TURN, link.rtt / 20)
+        turn = min(turn, link.rtt / 20)
         rng = random.Random(f"{seed}/skips")
         self.sending = CountingSendHalf()
         self._near = _End(clock, turn, self._connection(b"near....", rng.randbytes), self._forth)
