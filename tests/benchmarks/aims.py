@@ -8,6 +8,7 @@ from typing import Any
 
 FAST, PLAIN, TLS = "srmudp, fast", "srmudp, pycryptodome", "TLS 1.3 over TCP"
 LARGE, MEDIUM, SMALL, PINGPONG, SETUP = "bulk, 16 MiB", "bulk, 64 KiB", "small, 100 B", "ping-pong, 100 B", "set-up"
+LOSS = "bulk, 1 MiB"
 LINK_LOSS, LINK_QUEUE, BESIDE = "link, 1 BDP", "link, 4 BDP, 30 s", "beside CUBIC"
 LOOPBACK, VETH = "loopback", "veth"
 IN_CLEAR = ("KCP", "ENet")
@@ -165,7 +166,7 @@ def with_loss(report: Report) -> Finding:
     found = Finding()
     for loss, stretch in ((1, None), (5, 2.0)):
         place = f"veth, {loss} % loss"
-        rate, ratio = report.value("rate", LARGE, place), report.ratio(LARGE, place)
+        rate, ratio = report.value("rate", LOSS, place), report.ratio(LOSS, place)
         found.note(rate and rate / 1e6, f"{loss} %: {{:.0f}} MB/s")
         found.note(ratio, "{:.2f} x TLS")
         found.least(ratio, 1.0, stretch)
@@ -175,7 +176,7 @@ def with_loss(report: Report) -> Finding:
 def rate_limited_with_loss(report: Report) -> Finding:
     found = Finding()
     for loss, aim, stretch in ((1, 0.85, 0.92), (5, 0.70, 0.85)):
-        used = report.value("utilisation", LINK_LOSS, f"50 Mbit/s, {loss} %")
+        used = report.value("utilisation", LINK_LOSS, f"50 Mbit/s, 40 ms, {loss} %")
         found.note(used and used * 100, f"{loss} %: {{:.1f}} % of the link")
         found.least(used, aim, stretch)
     return found
@@ -183,7 +184,7 @@ def rate_limited_with_loss(report: Report) -> Finding:
 
 def long_queue(report: Report) -> Finding:
     found = Finding()
-    p95 = report.value("rtt_p95", LINK_QUEUE, "50 Mbit/s")
+    p95 = report.value("rtt_p95", LINK_QUEUE, "50 Mbit/s, 40 ms")
     found.note(p95, "{:.2f} x base")
     found.most(p95, 1.5, 1.25)
     return found
@@ -192,7 +193,7 @@ def long_queue(report: Report) -> Finding:
 def beside_cubic(report: Report) -> Finding:
     found = Finding()
     for bdps in (1, 4):
-        share = report.value("share", BESIDE, f"50 Mbit/s, {bdps} BDP")
+        share = report.value("share", BESIDE, f"50 Mbit/s, 40 ms, {bdps} BDP")
         found.note(share and share * 100, f"{bdps} BDP: it keeps {{:.0f}} %")
         found.least(share, 0.25, 0.40)
     return found
