@@ -19,6 +19,9 @@ from tests.benchmarks.quiet import Spinner
 from tests.benchmarks.rows import PLACES, Context, Make, Row
 from tests.benchmarks.runs import Quiet, Run, adapters
 
+SPARE = 60.0
+"""Seconds for each round of runs that may go into making some again on a quieter machine."""
+
 
 def choose(options: argparse.Namespace, certificate: str) -> tuple[Context, dict[str, str]]:
     """The libraries to be measured, and why the others are not."""
@@ -112,9 +115,8 @@ def measure(options: argparse.Namespace, rows: Sequence[Row]) -> dict[str, Any]:
         for what, why in skipped.items():
             print(f"left out: {what}: {why}", file=sys.stderr)
         spinner = stack.enter_context(Spinner())
-        session = Session(options, context, Quiet(spinner, 0))
+        session = Session(options, context, Quiet(spinner, 0.0 if options.once else SPARE * options.runs))
         session.enter(rows, places)
-        session.quiet.spares = 0 if options.once else options.runs * len(session.entrants) // 3
         session.measure()
         measured = session.rows()
         return {
