@@ -237,8 +237,7 @@ class Driver:
                 return False
             self._gathered_until = now + _GATHER
             if self._sleep_until > self._gathered_until + _GATHER:
-                self._baton.wake()
-                self._sleep_until = -inf
+                self._turn_by(self._gathered_until)
         self._gathered += 1
         return self._gathered < _GATHERED and now < self._gathered_until
 
@@ -261,8 +260,10 @@ class Driver:
         self._notes.append((work, argument))
         if len(self._notes) >= _NOTES:
             self.run(_nothing)
-        elif self._sleep_until > monotonic() + _NOTE and not self.lease.ends_soon:
-            self._baton.wake()  # its turn begins with the notes, as the receiver thread's does
+        elif not self.lease.ends_soon:  # the receiver thread's turn begins with the notes, as the timer thread's does
+            due = monotonic() + _NOTE
+            if self._sleep_until > due:
+                self._turn_by(due)
 
     def work_off_notes(self) -> None:
         """See to what was noted now. Raises as :meth:`run`."""
@@ -399,7 +400,7 @@ class Driver:
             handler = getattr(self.endpoint, "handle_interrupted", None)
             if handler is not None:
                 handler(monotonic())
-        self._baton.wake()  # output that was made before the error is collected by the timer thread
+        self._turn_by(-inf)  # output that was made before the error is collected by the timer thread
 
     def _collect(self, now: float) -> None:
         """Under the lock: drain the endpoint in the order it asks for."""
@@ -422,9 +423,7 @@ class Driver:
                 self._fault("event", error)
         deadline = endpoint.next_timer()
         if deadline is not None and deadline < self._sleep_until:
-            # Woken first and noted second: an interrupt in between costs a needless turn, never a missed deadline.
-            self._baton.wake()
-            self._sleep_until = -inf
+            self._turn_by(deadline)
 
     # --- the way out ---
 
@@ -616,10 +615,19 @@ class Driver:
 
     # --- the timer thread ---
 
+    def _turn_by(self, deadline: float) -> None:
+        """Have the timer thread take its turn at ``deadline``, earlier than it would.
+
+        What it was woken for may be done before; it sleeps on till then all the same. So in a conversation, where each
+        message brings a deadline that the next one takes away, it is woken once for many and not for each.
+        """
+        self._sleep_until = deadline  # first: it looks at this when it wakes up
+        self._baton.wake()
+
     def _timer_loop(self) -> None:
         while not self._stopping:
             try:
-                deadline = self._turn()
+                self._turn()
                 self._transmit_by_thread()
                 self._run_jobs()
                 while self._deferred:
@@ -627,15 +635,20 @@ class Driver:
             except Exception as error:
                 self._fault("timer", error)
                 self._log_faults()
-                deadline = monotonic() + 0.05  # an endpoint that fails at each turn must not take a core
-            self._baton.sleep(None if deadline is None else min(self._span, max(_TICK, deadline - monotonic())))
+                self._sleep_until = monotonic() + 0.05  # an endpoint that fails at each turn must not take a core
+            while not self._stopping:
+                until = self._sleep_until
+                remaining = until - monotonic()
+                woken = self._baton.sleep(None if until == inf else min(self._span, max(_TICK, remaining)))
+                if not woken or self._sleep_until <= monotonic() or self._jobs or self._deferred:
+                    break
 
-    def _turn(self) -> float | None:
-        """Let the endpoint see to what is due. Returns when to do so again."""
+    def _turn(self) -> None:
+        """Let the endpoint see to what is due, and note when to do so again."""
         endpoint = self.endpoint
         with self._lock:
             if self.stopped:
-                return None
+                return
             try:
                 self._busy = True
                 self._sleep_until = -inf  # awake: nobody needs to wake this thread
@@ -659,7 +672,8 @@ class Driver:
                     deadline = until if deadline is None else min(deadline, until)
                 # From here on an earlier deadline wakes this thread.
                 self._sleep_until = inf if deadline is None else deadline
-                return deadline
+                if self._notes:  # made since, by a thread that took this one for awake
+                    self._sleep_until = min(self._sleep_until, now + _NOTE)
             finally:
                 self._busy = False
 

@@ -202,23 +202,37 @@ def test_the_timer_thread_keeps_deadlines(bench: Bench) -> None:
 
 
 def test_an_earlier_deadline_wakes_the_timer_thread_and_a_later_one_does_not(bench: Bench) -> None:
-    turns = 0
-    turn = bench.driver._turn
+    driver, wakes, turns = bench.driver, 0, 0
+    turn, wake = driver._turn, driver._baton.wake
+    reach(lambda: driver._sleep_until == float("inf"))
 
-    def counting() -> float | None:
+    def counting_turn() -> None:
         nonlocal turns
         turns += 1
-        return turn()
+        turn()
 
-    bench.driver._turn = counting  # type: ignore[method-assign]
+    class Counting:
+        sleep = driver._baton.sleep
+
+        def wake(self) -> None:
+            nonlocal wakes
+            wakes += 1
+            wake()
+
+    driver._turn = counting_turn  # type: ignore[method-assign]
+    driver._baton = Counting()  # type: ignore[assignment]
     base = time.monotonic()
-    bench.driver.run(lambda now: setattr(bench.endpoint, "timer", base + 1000))
-    reach(lambda: turns == 1 and bench.driver._sleep_until == base + 1000)
-    for later in (2000, 1000, 1500):
-        bench.driver.run(lambda now, later=later: setattr(bench.endpoint, "timer", base + later))  # type: ignore[misc]
-    bench.driver.run(lambda now: setattr(bench.endpoint, "timer", base + 500))
-    reach(lambda: bench.driver._sleep_until == base + 500)
-    assert turns == 2
+    for after, expected in ((1000, 1), (2000, 1), (1000, 1), (1500, 1), (500, 2)):
+        driver.run(lambda now, after=after: setattr(bench.endpoint, "timer", base + after))  # type: ignore[misc]
+        assert wakes == expected
+    assert driver._sleep_until == base + 500
+    assert turns == 0, "woken to sleep less, not to take a turn before it is due"
+    due = time.monotonic() + 0.01
+    driver.run(lambda now: setattr(bench.endpoint, "timer", due))
+    driver.run(lambda now: setattr(bench.endpoint, "timer", base + 1000))
+    reach(lambda: driver._sleep_until == base + 1000)
+    assert turns == 1, "it slept on till then, though nothing was due any more"
+    assert time.monotonic() >= due
 
 
 def test_a_failing_timer_does_not_take_a_core(bench: Bench) -> None:
