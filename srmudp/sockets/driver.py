@@ -158,6 +158,7 @@ class Driver:
         self._wakeup = Wakeup()
         self._poller = Poller(transport.fileno(), self._wakeup.fileno())
         self._nudge = Wakeup()
+        self._read_lock = threading.Lock()  # two may read for a moment; what they read must be handled in order
         self._readers_poller = Poller(transport.fileno(), self._nudge.fileno())
         self.lease = Lease(self._wakeup.set, self._nudge.set)
         self._gathered = 0  # calls whose output was put off
@@ -357,9 +358,10 @@ class Driver:
                     raise
                 if woken:
                     self._nudge.clear()
-                batches, _ = self._read_burst()
-                if batches:
-                    self._handle(batches, True, self._after_work)
+                with self._read_lock:
+                    batches, _ = self._read_burst()
+                    if batches:
+                        self._handle(batches, True, self._after_work)
         except BaseException:
             self.lease.end()
             raise
@@ -552,12 +554,13 @@ class Driver:
         """Read and handle all that has come. Returns whether anything had."""
         any_came = False
         while not self._stopping:
-            batches, ended = self._read_burst()
-            if not batches and not any_came:
-                return False
-            any_came = True
-            self._handle(batches, ended, self._finish_round)
-            if ended:
+            with self._read_lock:
+                batches, ended = self._read_burst()
+                if not batches and not any_came:
+                    return False
+                any_came = True
+                self._handle(batches, ended or self.lease.lasts, self._finish_round)
+            if ended or self.lease.lasts:
                 break
         return any_came
 
