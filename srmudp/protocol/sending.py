@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Final
 
 from ..exceptions import RemoteProtocolError
-from ..wire.frames import MAX_PART_HEADER, message_part_header
+from ..wire.frames import MAX_PART_HEADER, message_part_header, whole_message_header
 from .credit import MAX_SEQUENCE, OVERHEAD
 from .events import Failure
 from .rangeset import RangeSet
@@ -51,15 +51,21 @@ class OutgoingMessage:
         self.content = content
         self.size = len(content)
         self.expires = expires
-        self.reset()
         self.withdrawn = False
+        # As reset() does it; a call for each message would cost as much as the rest.
+        self.sequence = -1
+        self.sent = 0
+        self.acked: RangeSet | None = None
+        self.arrived = False  # all of it
+        self.grant = 0
+        self.charge = 0
 
     def reset(self) -> None:
         """Forget that anything was sent."""
         self.sequence = -1
         self.sent = 0
-        self.acked: RangeSet | None = None
-        self.arrived = False  # all of it
+        self.acked = None
+        self.arrived = False
         self.grant = 0
         self.charge = 0
 
@@ -325,16 +331,24 @@ class SendHalf:
             return
         if next_sequence > state.next_sequence:
             raise RemoteProtocolError(f"took message {next_sequence - 1} of channel {channel}, which was never sent")
-        while state.started and state.started[0].sequence < next_sequence:
-            message = state.started[0]
-            if message is state.current:
-                raise RemoteProtocolError("took a message before its end was sent")
-            if not message.withdrawn:
-                self._settle(message, None)
-            state.started.popleft()  # settled first: an interrupt between must not lose the news
-            self._recharge(state, message, 0)
-            self.withdrawals.pop((channel, message.sequence), None)
-            message.sequence = -1
+        started = state.started
+        freed = 0
+        try:
+            while started and started[0].sequence < next_sequence:
+                message = started[0]
+                if message is state.current:
+                    raise RemoteProtocolError("took a message before its end was sent")
+                if not message.withdrawn:
+                    self._settle(message, None)
+                started.popleft()  # settled first: an interrupt between must not lose the news
+                freed += message.charge
+                message.charge = 0
+                if self.withdrawals:
+                    self.withdrawals.pop((channel, message.sequence), None)
+                message.sequence = -1
+        finally:
+            state.charged -= freed
+            self.charged -= freed
         self._rotate_in(state)
         self._connection_freed()
 
@@ -418,6 +432,8 @@ class SendHalf:
             used += self._emit(number, message, start, stop, out, chunks)
         while True:
             current = state.current
+            if current is None and state.waiting:
+                used += self._fill_whole(state, room - used, out, chunks)
             if room - used < MAX_PART_HEADER + 1 or len(chunks) >= MAX_CHUNKS:
                 return used, True
             spare = min(self.channel_window - state.charged, self.connection_window - self.charged)
@@ -447,6 +463,38 @@ class SendHalf:
             if size:
                 self._recharge(state, current, OVERHEAD + max(0, stop - current.grant))
             state.current = current if stop < current.size else None
+
+    def _fill_whole(
+        self, state: SendChannel, room: int, out: list[bytes | memoryview], chunks: list[Chunk]
+    ) -> int:
+        """The waiting messages that fit as they are. Says and does the same as the general way, in a fraction of it."""
+        waiting, started, number = state.waiting, state.started, state.number
+        spare = min(self.channel_window - state.charged, self.connection_window - self.charged)
+        left = MAX_CHUNKS - len(chunks)
+        used = charged = 0
+        while waiting and left > 0:
+            message = waiting[0]
+            size = message.size
+            charge = OVERHEAD + size
+            if charge > spare - charged or size + MAX_PART_HEADER > room - used:
+                break
+            # In this order recount() can tell how far it came, and sets the sums right.
+            sequence = message.sequence = state.next_sequence
+            started.append(message)
+            state.next_sequence = sequence + 1
+            waiting.popleft()
+            message.charge = charge
+            charged += charge
+            header = whole_message_header(number, sequence, size)
+            out.append(header)
+            out.append(message.content)
+            chunks.append((message, 0, size))
+            message.sent = size
+            used += len(header) + size
+            left -= 1
+        state.charged += charged
+        self.charged += charged
+        return used
 
     @staticmethod
     def _emit(
@@ -478,8 +526,7 @@ class SendHalf:
         """Channels that found the window of the connection full may go on."""
         if self.charged < self.connection_window:
             for state in self.channels.values():
-                if state.waiting or state.current is not None:
-                    self._rotate_in(state)
+                self._rotate_in(state)
 
     def _recharge(self, state: SendChannel, message: OutgoingMessage, charge: int) -> None:
         change = charge - message.charge

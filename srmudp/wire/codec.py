@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from ..exceptions import DecodeError
 from ..models import Address
 
-__all__ = ["VARINT_MAX", "Reader", "encode_address", "encode_prefixed", "encode_varint", "read_varint"]
+__all__ = ["ONE_BYTE", "VARINT_MAX", "Reader", "encode_address", "encode_prefixed", "encode_varint", "read_varint"]
 
 VARINT_MAX = (1 << 62) - 1
 """The largest variable-length integer."""
@@ -25,7 +25,8 @@ VARINT_MAX = (1 << 62) - 1
 _U16 = struct.Struct(">H").unpack_from
 _U32 = struct.Struct(">I").unpack_from
 _U64 = struct.Struct(">Q").unpack_from
-_ONE_BYTE = tuple(bytes((value,)) for value in range(64))
+ONE_BYTE = tuple(bytes((value,)) for value in range(64))
+"""The encodings of one byte, for writers in a hurry."""
 _NO_ADDRESS = b"\x00"
 
 
@@ -55,7 +56,7 @@ def encode_varint(value: int) -> bytes:
         ValueError: negative or above ``VARINT_MAX``.
     """
     if 0 <= value < 0x40:
-        return _ONE_BYTE[value]
+        return ONE_BYTE[value]
     if 0 <= value < 0x4000:
         return (value | 0x4000).to_bytes(2, "big")
     if 0 <= value < 0x4000_0000:

@@ -25,7 +25,7 @@ from typing import ClassVar, Final, NamedTuple
 from ..config import CHANNELS
 from ..exceptions import DecodeError
 from ..models import Address
-from .codec import VARINT_MAX, Reader, encode_address, encode_prefixed, encode_varint, read_varint
+from .codec import ONE_BYTE, VARINT_MAX, Reader, encode_address, encode_prefixed, encode_varint, read_varint
 
 PADDING: Final = 0x00
 PING: Final = 0x01
@@ -131,19 +131,19 @@ class Ack(NamedTuple):
 
     def serialise(self) -> bytes:
         """Raises ``ValueError`` for ranges that are not as :data:`Ranges` says, or more than ``MAX_RANGES``."""
-        parts = [b"\x02", encode_varint(self.delay_us)]
+        numbers = [self.delay_us]
         for ranges in (self.opened, self.transmissions, self.discarded):
             if len(ranges) > MAX_RANGES:
                 raise ValueError(f"{len(ranges)} ranges")
-            parts.append(encode_varint(len(ranges)))
+            numbers.append(len(ranges))
             above = None
             for first, last in ranges:
                 if first < 0 or last > VARINT_MAX:
                     raise ValueError(f"range {first} to {last}")
-                parts.append(encode_varint(last if above is None else above - last - 2))
-                parts.append(encode_varint(last - first))
+                numbers.append(last if above is None else above - last - 2)
+                numbers.append(last - first)
                 above = first
-        return b"".join(parts)
+        return b"\x02" + b"".join([ONE_BYTE[n] if 0 <= n < 0x40 else encode_varint(n) for n in numbers])
 
     @classmethod
     def parse(cls, reader: Reader) -> Ack:
@@ -165,6 +165,8 @@ def _parse_ranges(data: bytes, offset: int) -> tuple[Ranges, int]:
     last, offset = read_varint(data, offset)
     length, offset = read_varint(data, offset)
     first = last - length
+    if count == 1 and first >= 0:
+        return ((first, last),), offset
     ranges = [(first, last)]
     end = len(data)
     for _ in range(count - 1):
@@ -316,6 +318,13 @@ def message_part_header(
     return bytes((kind, channel)) + b"".join([number.to_bytes(8, "big") for number in map(_eight_bytes, numbers)])
 
 
+def whole_message_header(channel: int, sequence: int, size: int) -> bytes:
+    """:func:`message_part_header` of a message of ``size`` bytes in one part."""
+    if sequence < 0x4000_0000 and size < 0x4000:
+        return _WHOLE.pack(MESSAGE_PART, channel, sequence | 0x8000_0000, 0, size | 0x4000, size | 0x4000)
+    return message_part_header(channel, sequence, 0, size, size)
+
+
 def _eight_bytes(number: int) -> int:
     if not 0 <= number <= VARINT_MAX:
         raise ValueError(f"no variable-length integer can hold {number}")
@@ -340,7 +349,16 @@ class Taken(NamedTuple):
 
     @classmethod
     def parse(cls, reader: Reader) -> Taken:
-        return _tuple(cls, (_channel(reader), reader.varint()))
+        taken, reader.offset = _parse_taken(reader.data, reader.offset)
+        return taken
+
+
+def _parse_taken(data: bytes, offset: int) -> tuple[Taken, int]:
+    channel = data[offset] if offset < len(data) else CHANNELS
+    if channel >= CHANNELS:
+        raise DecodeError("a channel out of range or cut short")
+    sequence, offset = read_varint(data, offset + 1)
+    return _tuple(Taken, (channel, sequence)), offset
 
 
 class Grant(NamedTuple):
@@ -548,7 +566,6 @@ _PARSERS: dict[int, Callable[[Reader], Frame]] = {
     PING: Ping.parse,
     ACK: Ack.parse,
     SESSION_START: SessionStart.parse,
-    TAKEN: Taken.parse,
     GRANT: Grant.parse,
     WITHDRAWN: Withdrawn.parse,
     CLOSE: Close.parse,
@@ -617,6 +634,9 @@ def parse_frames(plaintext: bytes) -> list[Frame]:
                     frames.append(_tuple(MessagePart, (channel, sequence, offset, total, data)))
                 else:
                     frames.append(_tuple(UnreliablePart, (channel, sequence, offset, total, data)))
+            elif kind == TAKEN:
+                taken, at = _parse_taken(plaintext, at + 1)
+                frames.append(taken)
             elif kind == PADDING:
                 zeros = _ZEROS.match(plaintext, at)
                 assert zeros is not None
