@@ -28,7 +28,18 @@ _SKIPPED: Final = object()
 class ReceiveChannel:
     """One channel's incoming order."""
 
-    __slots__ = ("_order", "charged", "charges", "done", "expected", "number", "partial", "taken", "taken_ahead")
+    __slots__ = (
+        "_order",
+        "charged",
+        "charges",
+        "done",
+        "expected",
+        "number",
+        "partial",
+        "pieced",
+        "taken",
+        "taken_ahead",
+    )
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -38,7 +49,8 @@ class ReceiveChannel:
         self.partial: dict[int, IncomingMessage] = {}
         self._order: list[int] = []  # a heap of the keys of `partial`, with some that have left it
         self.done: dict[int, object] = {}  # complete (bytes) or withdrawn, waiting for an earlier one
-        self.charges: dict[int, tuple[IncomingMessage, int]] = {}  # by sequence, until taken
+        self.charges: dict[int, int] = {}  # by sequence, until taken
+        self.pieced: dict[int, IncomingMessage] = {}  # those of them that came in pieces and may have a grant
         self.charged = 0
 
     def begin(self, sequence: int, message: IncomingMessage) -> None:
@@ -77,7 +89,7 @@ class ReceiveHalf:
 
     def restart(self) -> None:
         """A new instance of the peer begins at sequence 0; what the old one left unfinished is dropped."""
-        held = [message for channel in self.channels.values() for message, _ in channel.charges.values()]
+        held = [message for channel in self.channels.values() for message in channel.pieced.values()]
         self.channels.clear()
         self.taken_dirty.clear()
         self.grants_dirty.clear()
@@ -114,28 +126,32 @@ class ReceiveHalf:
         Raises:
             RemoteProtocolError: more than was granted, a total that changed, or a message that is too large.
         """
-        number, sequence, offset, total, data = part.channel, part.sequence, part.offset, part.total, part.data
+        number, sequence, offset, total, data = part
         channel = self.channels.get(number)
         if channel is None:
             channel = self._channel(number)
-        if sequence < channel.expected or sequence in channel.done:
+        if sequence < channel.expected or (channel.done and sequence in channel.done):
             return []
-        message = channel.partial.get(sequence)
+        message = channel.partial.get(sequence) if channel.partial else None
         if message is None:
-            whole = len(data) == total
             if total > self._config.max_message_size:
                 raise RemoteProtocolError(f"a message of {total} bytes is above the limit")
             if sequence - channel.taken > self._config.channel_window // OVERHEAD:
                 raise RemoteProtocolError("a message too far ahead of what was taken")
+            if len(data) == total:
+                self._charge(channel, sequence, 0, OVERHEAD + total)
+                if sequence > channel.expected or channel.partial or channel.done:
+                    return self._hand_out(channel, sequence, bytes(data))
+                ready = [(number, sequence, bytes(data))]  # in order, alone and whole: nearly all small ones are
+                channel.expected = sequence + 1
+                self._handed_out += 1
+                return ready
             message = IncomingMessage(total)
-            if whole:
-                self._charge(channel, sequence, message, OVERHEAD + total)
-                return self._hand_out(channel, sequence, bytes(data))
         elif message.total != total:
             raise RemoteProtocolError("the length of a message changed")
         # Before anything is kept: what a breach leaves behind stays with the peer for its next session.
         high = max(message.high, offset + len(data))
-        self._charge(channel, sequence, message, OVERHEAD + max(0, high - message.grant))
+        self._charge_pieced(channel, sequence, message, OVERHEAD + max(0, high - message.grant))
         if sequence not in channel.partial:
             channel.begin(sequence, message)
         before, had = message.gaps, message.have
@@ -161,10 +177,11 @@ class ReceiveHalf:
             raise RemoteProtocolError("a message too far ahead of what was taken")
         message = channel.partial.pop(sequence, None)
         if message is None:
-            message = IncomingMessage(0)
-        self._gaps -= message.gaps
-        message.drop()
-        self._charge(channel, sequence, message, OVERHEAD)
+            self._charge(channel, sequence, 0, OVERHEAD)
+        else:
+            self._gaps -= message.gaps
+            message.drop()
+            self._charge_pieced(channel, sequence, message, OVERHEAD)
         return self._hand_out(channel, sequence, _SKIPPED)
 
     def on_application_took(self, number: int, sequence: int) -> None:
@@ -188,11 +205,13 @@ class ReceiveHalf:
 
     def _release(self, channel: ReceiveChannel, sequence: int) -> None:
         """A message was taken: return its charge and its part of the budget."""
-        message, charge = channel.charges[sequence]
-        self.grants_dirty.pop((channel.number, sequence), None)
-        granted, message.grant = message.grant, 0  # whatever interrupts this, it is not returned twice
-        self._budget.give_back(message, granted)
-        del channel.charges[sequence]
+        granted = 0
+        if channel.pieced and (message := channel.pieced.get(sequence)) is not None:
+            self.grants_dirty.pop((channel.number, sequence), None)
+            granted, message.grant = message.grant, 0  # whatever interrupts this, it is not returned twice
+            self._budget.give_back(message, granted)
+            del channel.pieced[sequence]
+        charge = channel.charges.pop(sequence)
         channel.charged -= charge
         self.charged -= charge
         self.taken_bytes += charge + granted
@@ -209,8 +228,10 @@ class ReceiveHalf:
             for sequence in list(channel.charges):
                 if sequence < channel.taken or sequence in channel.taken_ahead:
                     self._release(channel, sequence)
-            channel.charged = sum(charge for _, charge in channel.charges.values())
-            for message in channel.partial.values():
+            channel.charged = sum(channel.charges.values())
+            for sequence, message in channel.partial.items():
+                message.charge = channel.charges.get(sequence, 0)
+                channel.pieced[sequence] = message
                 message.recount()
                 self._gaps += message.gaps
         self.charged = sum(channel.charged for channel in self.channels.values())
@@ -229,12 +250,13 @@ class ReceiveHalf:
         return message.grant if message is not None else None
 
     def _hand_out(self, channel: ReceiveChannel, sequence: int, content: object) -> list[tuple[int, int, bytes]]:
-        channel.done[sequence] = content
         ready: list[tuple[int, int, bytes]] = []
-        while channel.expected in channel.done:
+        done = channel.done
+        done[sequence] = content
+        while channel.expected in done:
             sequence = channel.expected
-            content = channel.done.pop(sequence)
-            channel.expected += 1
+            content = done.pop(sequence)
+            channel.expected = sequence + 1
             self._handed_out += 1
             if isinstance(content, bytes):
                 ready.append((channel.number, sequence, content))
@@ -266,17 +288,22 @@ class ReceiveHalf:
         if self._budget.take(message, wanted, self.retry, message.total - limit):
             message.grant = limit
             self.grants_dirty[(channel.number, sequence)] = None
-            self._charge(channel, sequence, message, OVERHEAD + max(0, message.high - limit))
+            self._charge_pieced(channel, sequence, message, OVERHEAD + max(0, message.high - limit))
 
-    def _charge(self, channel: ReceiveChannel, sequence: int, message: IncomingMessage, charge: int) -> None:
+    def _charge_pieced(self, channel: ReceiveChannel, sequence: int, message: IncomingMessage, charge: int) -> None:
+        """:meth:`_charge` for a message that comes in pieces: it may have a grant to be returned."""
+        self._charge(channel, sequence, message.charge, charge)
+        channel.pieced[sequence] = message
+        message.charge = charge
+
+    def _charge(self, channel: ReceiveChannel, sequence: int, before: int, charge: int) -> None:
         """Count what a message costs now. Raises before it changes anything; a smaller charge never raises."""
-        change = charge - message.charge
+        change = charge - before
         if change > 0 and (
             channel.charged + change > self._config.channel_window
             or self.charged + change > self._config.connection_window
         ):
             raise RemoteProtocolError("more data than was granted")
-        message.charge = charge
-        channel.charges[sequence] = (message, charge)
+        channel.charges[sequence] = charge
         channel.charged += change
         self.charged += change

@@ -39,9 +39,9 @@ def half(config: Config = SMALL, budget: ReceiveBudget | None = None) -> Receive
 def consistent(receiver: ReceiveHalf) -> None:
     """The sums are the sums."""
     for channel in receiver.channels.values():
-        assert channel.charged == sum(charge for _, charge in channel.charges.values())
-        assert all(message.charge == charge for message, charge in channel.charges.values())
-        assert set(channel.partial) <= set(channel.charges)
+        assert channel.charged == sum(channel.charges.values())
+        assert all(message.charge == channel.charges[sequence] for sequence, message in channel.pieced.items())
+        assert set(channel.partial) <= set(channel.pieced) <= set(channel.charges)
     assert receiver.charged == sum(channel.charged for channel in receiver.channels.values())
 
 
