@@ -17,7 +17,7 @@ from ..crypto.protection import EpochSecrets
 from ..exceptions import DecodeError, RemoteProtocolError
 from ..models import Address, EventKind, PeerEvent, PeerId, PeerState, PeerStats, PeerStatus, Trust
 from ..protocol.congestion import make_controller
-from ..protocol.connection import Connection
+from ..protocol.connection import Arrival, Connection
 from ..protocol.events import Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed
 from ..protocol.handshake import Agreed, Opening, outranks
 from ..protocol.mtu import MtuDiscovery
@@ -49,6 +49,7 @@ from .host import Host, Receipt, Transmit
 from .paths import UNPROVEN_SENDS, AddressProof, PathValidator
 
 T = TypeVar("T")
+_tuple = tuple.__new__  # half the cost of calling a NamedTuple's class
 
 STRANGER_SILENCE: Final = 600.0
 
@@ -417,19 +418,19 @@ class Peer:
             return
         if connection.arrived:
             arrived, connection.arrived = connection.arrived, []
-            for channel, sequence, content in arrived:
-                self._hand_out(channel, sequence, content)
+            self._hand_out(arrived)
         if connection.arrived_unreliable:
             unreliable, connection.arrived_unreliable = connection.arrived_unreliable, []
-            for channel, content in unreliable:
-                self._hand_out(channel, -1, content)
+            self._hand_out([(channel, -1, content) for channel, content in unreliable])
 
-    def _hand_out(self, channel: int, sequence: int, content: bytes) -> None:
-        if self.peer_id is None:
+    def _hand_out(self, arrived: list[Arrival]) -> None:
+        name, peer_id, restarts, emit = self.name, self.peer_id, self.connection.restarts, self._endpoint.emit
+        if peer_id is None:
             return
-        self.messages_received += 1
-        receipt = Receipt(self, self.connection.restarts, channel, sequence, len(content))
-        self._endpoint.emit(MessageArrived(self.name, self.peer_id, channel, content, receipt))
+        self.messages_received += len(arrived)
+        for channel, sequence, content in arrived:
+            receipt = _tuple(Receipt, (self, restarts, channel, sequence, len(content)))
+            emit(_tuple(MessageArrived, (name, peer_id, channel, content, receipt)))
 
     def on_taken(self, receipt: Receipt[Peer], now: float) -> None:
         """The application has a message."""
@@ -449,8 +450,9 @@ class Peer:
         if not settled:
             return
         emit = self._endpoint.emit
+        name = self.name
         for token, failure in settled:
-            emit(MessageSettled(token, self.name, failure))
+            emit(_tuple(MessageSettled, (token, name, failure)))
         if self.room_wanted and self.connection.crowding < self._endpoint.config.send_queue:
             self.room_wanted = False
             emit(RoomFreed(self.name))
@@ -607,29 +609,36 @@ class Peer:
 
     def next_timer(self) -> float | None:
         """When :meth:`on_timer` must be called."""
-        times: list[float | None] = [self.linger_until]
+        connection, attempt = self.connection, self.attempt
+        when = self._connected_timer() if connection.session is not None else self._stranger_until()
+        others: tuple[float | None, ...] = (self.linger_until,)
         if self.proof is None:
-            times.append(self.connection.next_timer())
+            others = (self.linger_until, connection.next_timer())
         else:
-            times += [self.proof.next_timer(), self.connection.sending.next_expiry()]
-        attempt = self.attempt
-        if self.connected:
-            assert self.last_heard is not None
-            times += [
-                self.last_heard + self._endpoint.timeout,
-                self.keepalive_at,
-                self.validator.next_timer(),
-                self.rekeying.next_timer() if self.rekeying is not None else None,
-            ]
+            others = (self.linger_until, self.proof.next_timer(), connection.sending.next_expiry())
         if self.candidate is not None:
-            times.append(self.candidate.created_at + ATTEMPT_LIFETIME)
-        if attempt is None:
-            if self._wants_attempt():
-                times.append(self.next_attempt_at)
-        elif attempt.opening is not None:
-            times.append(attempt.next_send)
-        times.append(self._stranger_until())
-        return min((time for time in times if time is not None), default=None)
+            others = (*others, self.candidate.created_at + ATTEMPT_LIFETIME)
+        if attempt is not None:
+            if attempt.opening is not None:
+                others = (*others, attempt.next_send)
+        elif connection.session is None and self._wants_attempt():
+            others = (*others, self.next_attempt_at)
+        for other in others:
+            if other is not None and (when is None or other < when):
+                when = other
+        return when
+
+    def _connected_timer(self) -> float:
+        """When the session itself wants to be looked at."""
+        assert self.last_heard is not None
+        when = self.last_heard + self._endpoint.timeout
+        if (other := self.last_sent + self._endpoint.keepalive) < when:
+            when = other
+        if (look := self.validator.next_timer()) is not None and look < when:
+            when = look
+        if self.rekeying is not None and (look := self.rekeying.next_timer()) is not None and look < when:
+            when = look
+        return when
 
     def on_timer(self, now: float) -> None:
         """Time has passed."""

@@ -65,11 +65,12 @@ class Rekeying:
 
     def next_timer(self) -> float | None:
         """When :meth:`on_timer` or a look at :meth:`due` is wanted."""
-        times = [self._drop_at]
+        if self._drop_at is not None:
+            return self._drop_at
         keys = self._session.keys
-        if self.stage is Stage.IDLE and not self.job_running and self._drop_at is None and keys.sealed:
-            times.append(self._since if keys.update_due else self._since + self._seconds)
-        return min((time for time in times if time is not None), default=None)
+        if self.stage is not Stage.IDLE or self.job_running or not keys.sealed:
+            return None
+        return self._since if keys.update_due else self._since + self._seconds
 
     def on_timer(self, now: float) -> None:
         """Forget keys whose grace is over."""

@@ -47,7 +47,8 @@ class Session:
     @property
     def worn_out(self) -> bool:
         """True when a new handshake is needed: the keys can do no more, or the numbers come to their end."""
-        return self.keys.exhausted or max(self.next_number, self.next_transmission) >= LIMIT - NUMBERS_KEPT
+        limit = LIMIT - NUMBERS_KEPT
+        return self.next_transmission >= limit or self.next_number >= limit or self.keys.exhausted
 
     def seal(self, plaintext: bytes, mtu: int) -> tuple[RecordHeader, bytes, bytes]:
         """Seal one record and cut it.
