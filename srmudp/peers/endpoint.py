@@ -399,7 +399,10 @@ class Endpoint:
         peer = self._registry.named(name)
         if not 0 <= channel < CHANNELS:
             raise ValueError(f"channel must be between 0 and {CHANNELS - 1}, not {channel}")
-        limit = min(self.config.max_message_size, peer.connection.peer_max_message or self.config.max_message_size)
+        connection = peer.connection
+        limit = self.config.max_message_size
+        if connection.peer_max_message is not None:
+            limit = min(limit, connection.peer_max_message)
         if not reliable:
             limit = min(limit, self.config.unreliable_queue)
         if len(content) > limit:
@@ -410,20 +413,23 @@ class Endpoint:
         if peer.state is PeerState.PASSIVE:
             self._events.append(MessageSettled(token, name, Failure.REMOVED_US))
             return token
-        peer.connection.send_message(token, content, channel, reliable, now + ttl if ttl is not None else None)
-        peer.collect_settled(now)
-        self.touch(peer)
+        connection.send_message(token, content, channel, reliable, now + ttl if ttl is not None else None)
+        if not reliable:
+            peer.collect_settled(now)  # it may have found no room
+        if not peer.ready:
+            self.touch(peer)
         return token
 
     def message_taken(self, event: MessageArrived, now: float) -> None:
         """The application has the message."""
-        receipt = event.receipt
-        assert isinstance(receipt, Receipt)
-        self._at_work = receipt.peer
+        receipt: Receipt[Peer] = event.receipt  # type: ignore[assignment]
+        peer = receipt.peer
+        self._at_work = peer
         self._taking = receipt
-        receipt.peer.on_taken(receipt, now)
+        peer.on_taken(receipt, now)
         self._taking = None
-        self.touch(receipt.peer)
+        if not peer.ready:
+            self.touch(peer)
 
     def everyone(self, now: float) -> list[str]:
         """Names that ``recipient=None`` means: the connected, and the added whose connecting began lately."""

@@ -39,10 +39,11 @@ from ..wire.frames import (
 )
 from ..wire.packet import MAX_SEGMENTS, RECORD_OVERHEAD, RESEND_OVERHEAD, TAG, resend_segment
 from .acking import AckTiming
+from .controls import Controls
 from .credit import OVERHEAD, ReceiveBudget
 from .events import Failure
 from .receiving import ReceiveHalf
-from .records import Opened, trimmed
+from .records import Opened, packed
 from .recovery import AckOutcome, Path, Recovery, SentRecord
 from .sending import Chunk, SendHalf
 from .session import Session, segment_room, single_room
@@ -65,8 +66,6 @@ BUFFER_COST: Final = 3
 """Bytes of a socket's buffer that a byte of a datagram takes at most: systems count their own overhead too."""
 TURN: Final = 0.010
 """Seconds by which a thread's turn comes late where another one computes: two switch intervals."""
-MAX_CONTROLS: Final = 200
-"""Control frames put into one record; with the parts of messages still below what a reader takes."""
 NO_MEMORY: Final = bytes(8)
 BRIEF_CHANNELS: Final = 4
 """Channels stated in an ESTABLISHED at most: it must not be larger than the SHARED_KEY it answers."""
@@ -119,14 +118,13 @@ class Connection:
         self._reset_session_state()
 
     def _reset_session_state(self) -> None:
-        self._controls: deque[Frame] = deque()
+        config = self._config
+        self._controls = Controls(self.sending, self.receiving, config.channel_window // 4, config.max_ack_delay)
         self._resends: deque[tuple[SentRecord, int]] = deque()
         self._start_due = False  # our SessionStart has not left yet
         self._start_acked = False
         self._peer_started = False
-        self._urgent = False
-        self._control_at: float | None = None
-        self._acks = AckTiming(self._config.max_ack_delay)
+        self._acks = AckTiming(config.max_ack_delay)
         self._acks_alone = 0
         self._newest = -1  # record number opened
         self._told_window = 0
@@ -145,12 +143,8 @@ class Connection:
 
     def application_took(self, channel: int, sequence: int, now: float) -> None:
         """The application has a message from ``arrived``."""
-        receiving = self.receiving
-        receiving.on_application_took(channel, sequence)
-        if receiving.taken_bytes >= self._config.channel_window // 4:
-            self._urgent = True
-        elif receiving.taken_dirty and self._control_at is None:
-            self._control_at = now + self._config.max_ack_delay
+        self.receiving.on_application_took(channel, sequence)
+        self._controls.on_taken(now)
 
     def all_taken(self) -> list[Frame]:
         """How far the application got in each channel, for a goodbye: nothing is sent after it, nor sent again."""
@@ -160,13 +154,11 @@ class Connection:
 
     def ping(self) -> None:
         """Ask for a sign of life."""
-        self._controls.append(Ping())
-        self._urgent = True
+        self._controls.add(Ping())
 
     def signal(self, frame: Frame) -> None:
         """Send a frame reliably with the next record."""
-        self._controls.append(frame)
-        self._urgent = True
+        self._controls.add(frame)
 
     def start(self, session: Session, path: Path, now: float) -> None:
         """Go on under the keys of ``session``."""
@@ -295,14 +287,18 @@ class Connection:
         except DecodeError as error:
             raise RemoteProtocolError(f"a record that is not frames: {error}") from error
         eliciting = False
+        on_part = self.receiving.on_part
         for frame in frames:
             if type(frame) is MessagePart:
                 eliciting = True
                 if not self._peer_started:
                     raise RemoteProtocolError("a message before the session was started")
-                self.arrived += self.receiving.on_part(frame)
+                self.arrived += on_part(frame)
             elif type(frame) is Ack:
                 self._on_ack(frame, now)
+            elif type(frame) is Taken:
+                eliciting = True
+                self.sending.on_taken(frame.channel, frame.next_sequence)
             else:
                 eliciting = self._on_frame(frame, now) or eliciting
         number = opened.number
@@ -326,12 +322,9 @@ class Connection:
         self._acks.on_incomplete()
 
     def _on_frame(self, frame: Frame, now: float) -> bool:
-        """A frame other than the two hot ones. Returns whether it elicits an ack."""
-        sending = self.sending
-        if isinstance(frame, Taken):
-            sending.on_taken(frame.channel, frame.next_sequence)
-        elif isinstance(frame, Grant):
-            sending.on_grant(frame.channel, frame.sequence, frame.limit)
+        """A frame other than the three hot ones. Returns whether it elicits an ack."""
+        if isinstance(frame, Grant):
+            self.sending.on_grant(frame.channel, frame.sequence, frame.limit)
         elif isinstance(frame, UnreliablePart):
             content = self.unreliable_in.on_part(frame)
             if content is not None:
@@ -340,7 +333,7 @@ class Connection:
             self._on_session_start(frame)
         elif isinstance(frame, Withdrawn):
             self.arrived += self.receiving.on_withdrawn(frame.channel, frame.sequence)
-            self._control_soon(now)
+            self._controls.soon(now)
         elif isinstance(frame, Window):
             self._acks.peer_window = frame.size
         elif isinstance(frame, SingleOnly):
@@ -403,50 +396,37 @@ class Connection:
         for unreliable in record.unreliable:
             self.unreliable_out.on_lost(unreliable)
         for control in record.controls:
-            if isinstance(control, Taken):
-                self.receiving.taken_dirty[control.channel] = None
-            elif isinstance(control, Grant):
-                self.receiving.grants_dirty[(control.channel, control.sequence)] = None
-            elif isinstance(control, Withdrawn):
-                channel = self.sending.channels.get(control.channel)
-                if channel is not None and channel.started and channel.started[0].sequence <= control.sequence:
-                    self.sending.withdrawals[(control.channel, control.sequence)] = None
-            elif isinstance(control, SessionStart):
+            if isinstance(control, SessionStart):
                 self._start_due = not self._start_acked
-            elif not isinstance(control, (Ping, Window)):
-                self._controls.append(control)
-            self._urgent = True
-
-    def _control_soon(self, now: float) -> None:
-        if self._control_at is None:
-            self._control_at = now + self._config.max_ack_delay
+            else:
+                self._controls.on_lost(control)
+            self._controls.urgent = True
 
     def _on_budget_freed(self) -> None:
         self.receiving.retry_grants()
         if self.receiving.grants_dirty:
-            self._urgent = True
+            self._controls.urgent = True
             self._wake()
 
     # --- timers
 
     def next_timer(self) -> float | None:
         """When :meth:`on_timer` must be called."""
-        times = [self.sending.next_expiry()]
-        if self.recovery is not None:
-            times += [self.recovery.next_timer(), self._acks.at, self._control_at, self._send_at]
-            times.append(self.recovery.path.discovery.next_timer())
-        return min((time for time in times if time is not None), default=None)
+        when = self.sending.next_expiry()
+        recovery = self.recovery
+        if recovery is not None:
+            due = (recovery.next_timer(), self._acks.at, self._controls.at, self._send_at)
+            for other in (*due, recovery.path.discovery.next_timer()):
+                if other is not None and (when is None or other < when):
+                    when = other
+        return when
 
     def on_timer(self, now: float) -> None:
         """Time has passed."""
         self.sending.expire(now)
-        if self.sending.withdrawals:
-            self._urgent = True
+        self._controls.on_timer(now)
         if self._send_at is not None and self._send_at <= now:
             self._send_at = None
-        if self._control_at is not None and self._control_at <= now:
-            self._control_at = None
-            self._urgent = True
         self._acks.on_timer(now)
         recovery = self.recovery
         if recovery is not None:
@@ -467,7 +447,7 @@ class Connection:
         if self._probes_due:
             self._probes_due -= 1
             return self._probe(now)
-        if self._acks.now or self._urgent or self._start_due:
+        if self._acks.now or self._controls.urgent or self._start_due:
             return self._single(now)
         # Before pacing is asked: the timer that woke us for this must find it done.
         size = path.discovery.probe_due(now)
@@ -477,8 +457,9 @@ class Connection:
             if self._send_at > now:
                 return None
             self._send_at = None
-        for record in recovery.stale(session.next_number):
-            self._send_again(record)
+        if recovery.records:
+            for record in recovery.stale(session.next_number):
+                self._send_again(record)
         if not (self._resends or self.sending.has_work or self.unreliable_out.has_work):
             self._idle()
             return None
@@ -588,34 +569,21 @@ class Connection:
         controls: list[Frame] = []
         unreliable: list[OutgoingUnreliable] = []
         ack_mark = None
-
-        def add(frame: Frame) -> bool:
-            nonlocal room
-            data = serialise(frame)
-            if len(data) > room or len(out) >= MAX_CONTROLS:
-                return False
-            room -= len(data)
-            out.append(data)
-            if ack_eliciting(frame):
-                controls.append(frame)
-            return True
-
         if not self._start_acked:
-            add(self.session_start())
+            start = self.session_start()
+            controls.append(start)
+            out.append(serialise(start))
+            room -= len(out[-1])
             self._start_due = False
         if acking:
             ack = session.receiver.build_ack(now)
             if ack is None:
                 self._acks.on_sent()
             else:
-                data = serialise(trimmed(ack, room))
-                room -= len(data)
-                out.append(data)
+                out.append(packed(ack, room))
+                room -= len(out[-1])
                 ack_mark = session.receiver.mark()
-        complete = self._add_controls(add)
-        self._urgent = not complete
-        if complete:
-            self._control_at = None
+        room -= self._controls.fill(room, out, controls, self._peer_started)
         if self._peer_started and self._window() > recovery.in_flight:
             if self.unreliable_out.has_work:
                 room -= self.unreliable_out.fill(room, out, unreliable, now)
@@ -626,41 +594,12 @@ class Connection:
                 self._idle()
                 return None
             self._acks_alone += 1
-            if self._acks_alone % PING_EVERY == 0 and session.receiver.ranges > PING_EVERY:
-                add(Ping())
+            if self._acks_alone % PING_EVERY == 0 and session.receiver.ranges > PING_EVERY and room:
+                controls.append(Ping())
+                out.append(serialise(controls[-1]))
         if acking:
             self._acks.on_sent()
         return self._seal(b"".join(out), chunks, controls, unreliable, ack_mark, now)
-
-    def _add_controls(self, add: Callable[[Frame], bool]) -> bool:
-        """Append waiting control frames; returns False if some found no room."""
-        # What was sent and taken may concern another life of the peer. After its SessionStart we know.
-        if self._peer_started and not self._add_news(add):
-            return False
-        while self._controls:
-            if not add(self._controls[0]):
-                return False
-            self._controls.popleft()
-        return True
-
-    def _add_news(self, add: Callable[[Frame], bool]) -> bool:
-        """Append what is to be told of messages; returns False if some of it found no room."""
-        receiving = self.receiving
-        for channel in list(receiving.taken_dirty):
-            if not add(Taken(channel, receiving.channels[channel].taken)):
-                return False
-            del receiving.taken_dirty[channel]
-        receiving.taken_bytes = 0
-        for channel, sequence in list(receiving.grants_dirty):
-            limit = receiving.grant_of(channel, sequence)
-            if limit is not None and not add(Grant(channel, sequence, limit)):
-                return False
-            del receiving.grants_dirty[(channel, sequence)]
-        for channel, sequence in list(self.sending.withdrawals):
-            if not add(Withdrawn(channel, sequence)):
-                return False
-            del self.sending.withdrawals[(channel, sequence)]
-        return True
 
     def _seal(
         self,

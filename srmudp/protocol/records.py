@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from ..crypto.protection import RecordKeys, ReplayWindow
 from ..exceptions import AuthenticationError
-from ..wire.frames import MAX_RANGES, Ack, Ranges, serialise
+from ..wire.frames import MAX_RANGES, Ack, Ranges
 from ..wire.packet import MAX_SEGMENTS, RecordHeader, Segment
 from .rangeset import RangeSet
 
@@ -266,10 +266,12 @@ class RecordReceiver:
                 del self._discarded[next(iter(self._discarded))]
 
 
-def trimmed(ack: Ack, room: int) -> Ack:
-    """The ack with only as many of its newest ranges as fit."""
+def packed(ack: Ack, room: int) -> bytes:
+    """The bytes of the ack, with only as many of its newest ranges as fit."""
+    data = ack.serialise()
     limit = len(ack.opened) + len(ack.transmissions) + len(ack.discarded)
-    while len(serialise(ack)) > room and limit > 1:
+    while len(data) > room and limit > 1:
         limit //= 2
         ack = Ack(ack.delay_us, ack.opened[:limit], ack.transmissions[:limit], ack.discarded[:limit])
-    return ack
+        data = ack.serialise()
+    return data

@@ -464,9 +464,7 @@ class SendHalf:
                 self._recharge(state, current, OVERHEAD + max(0, stop - current.grant))
             state.current = current if stop < current.size else None
 
-    def _fill_whole(
-        self, state: SendChannel, room: int, out: list[bytes | memoryview], chunks: list[Chunk]
-    ) -> int:
+    def _fill_whole(self, state: SendChannel, room: int, out: list[bytes | memoryview], chunks: list[Chunk]) -> int:
         """The waiting messages that fit as they are. Says and does the same as the general way, in a fraction of it."""
         waiting, started, number = state.waiting, state.started, state.number
         spare = min(self.channel_window - state.charged, self.connection_window - self.charged)

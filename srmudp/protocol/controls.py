@@ -1,0 +1,138 @@
+"""What is to be told besides messages: what was taken and granted, what will not come, and frames of the owner's.
+
+*News* of messages (Taken, Grant, Withdrawn) is made when a record has room for it, so it says how things stand then,
+and a lost one is not repeated but made anew. It waits for a record that leaves anyway, ``delay`` seconds at most; what
+is *urgent* makes one leave.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from ..wire.frames import Frame, Grant, Ping, Taken, Window, Withdrawn, ack_eliciting, serialise
+from .receiving import ReceiveHalf
+from .sending import SendHalf
+
+_tuple = tuple.__new__
+
+MAX_CONTROLS: Final = 200
+"""Control frames put into one record; with the parts of messages still below what a reader takes."""
+
+
+class Controls:
+    """Control frames of one connection that wait for a record.
+
+    Args:
+        window: charge of taken messages, in bytes, that is urgent to be told.
+        delay: seconds that news waits for company.
+    """
+
+    __slots__ = ("_delay", "_frames", "_receiving", "_sending", "_window", "at", "urgent")
+
+    def __init__(self, sending: SendHalf, receiving: ReceiveHalf, window: int, delay: float) -> None:
+        self._sending = sending
+        self._receiving = receiving
+        self._window = window
+        self._delay = delay
+        self._frames: deque[Frame] = deque()
+        self.urgent = False
+        """True if a record must leave for them."""
+        self.at: float | None = None
+        """When news becomes urgent."""
+
+    def add(self, frame: Frame) -> None:
+        """Have a frame sent with the next record, which leaves at once."""
+        self._frames.append(frame)
+        self.urgent = True
+
+    def soon(self, now: float) -> None:
+        """There is news."""
+        if self.at is None:
+            self.at = now + self._delay
+
+    def on_taken(self, now: float) -> None:
+        """The application took a message."""
+        receiving = self._receiving
+        if receiving.taken_bytes >= self._window:
+            self.urgent = True
+        elif self.at is None and receiving.taken_dirty:
+            self.at = now + self._delay
+
+    def on_lost(self, frame: Frame) -> None:
+        """A record with this frame was given up."""
+        if isinstance(frame, Taken):
+            self._receiving.taken_dirty[frame.channel] = None
+        elif isinstance(frame, Grant):
+            self._receiving.grants_dirty[(frame.channel, frame.sequence)] = None
+        elif isinstance(frame, Withdrawn):
+            channel = self._sending.channels.get(frame.channel)
+            if channel is not None and channel.started and channel.started[0].sequence <= frame.sequence:
+                self._sending.withdrawals[(frame.channel, frame.sequence)] = None
+        elif not isinstance(frame, (Ping, Window)):
+            self._frames.append(frame)
+
+    def on_timer(self, now: float) -> None:
+        """Time has passed."""
+        if self._sending.withdrawals:
+            self.urgent = True
+        if self.at is not None and self.at <= now:
+            self.at = None
+            self.urgent = True
+
+    def fill(self, room: int, out: list[bytes | memoryview], controls: list[Frame], news: bool) -> int:
+        """Append what waits, at most ``room`` bytes; what finds no room stays and is urgent.
+
+        Args:
+            controls: receives the frames that are to be acknowledged.
+            news: whether what was sent and taken may be told: it may concern another life of the peer. After its
+                SessionStart we know.
+
+        Returns:
+            Bytes appended.
+        """
+        left = room
+
+        def put(frame: Frame) -> bool:
+            nonlocal left
+            data = serialise(frame)
+            if len(data) > left or len(out) >= MAX_CONTROLS:
+                return False
+            left -= len(data)
+            out.append(data)
+            if ack_eliciting(frame):
+                controls.append(frame)
+            return True
+
+        complete = not news or self._put_news(put)
+        while complete and self._frames:
+            complete = put(self._frames[0])
+            if complete:
+                self._frames.popleft()
+        self.urgent = not complete
+        if complete:
+            self.at = None
+        return room - left
+
+    def _put_news(self, put: Callable[[Frame], bool]) -> bool:
+        """Returns False if some of it found no room."""
+        receiving, sending = self._receiving, self._sending
+        if receiving.taken_dirty:
+            for channel in list(receiving.taken_dirty):
+                if not put(_tuple(Taken, (channel, receiving.channels[channel].taken))):
+                    return False
+                del receiving.taken_dirty[channel]
+        receiving.taken_bytes = 0
+        if receiving.grants_dirty:
+            for channel, sequence in list(receiving.grants_dirty):
+                limit = receiving.grant_of(channel, sequence)
+                if limit is not None and not put(Grant(channel, sequence, limit)):
+                    return False
+                del receiving.grants_dirty[(channel, sequence)]
+        if sending.withdrawals:
+            for channel, sequence in list(sending.withdrawals):
+                if not put(Withdrawn(channel, sequence)):
+                    return False
+                del sending.withdrawals[(channel, sequence)]
+        return True
