@@ -381,7 +381,7 @@ class Endpoint:
             UnknownPeer: there is no such peer.
         """
         peer = self._registry.named(name)
-        if not peer.connection.pending or peer.connection.crowding + size <= self.config.send_queue:
+        if peer.connection.has_room(size):
             return True
         peer.room_wanted = True
         return False

@@ -233,6 +233,13 @@ class Connection:
         """
         return self.queued_bytes - self.sending.largest_head() + OVERHEAD * max(0, self.pending - 1)
 
+    def has_room(self, size: int) -> bool:
+        """Whether the send queue takes ``size`` more bytes."""
+        limit, pending = self._config.send_queue - size, self.pending
+        if not pending or self.queued_bytes + OVERHEAD * pending <= limit:  # mostly so, and sooner said than crowding
+            return True
+        return self.crowding <= limit
+
     @property
     def datagrams_lost(self) -> int:
         """Datagrams found lost, over all sessions."""

@@ -295,7 +295,6 @@ class MultiHolepunchSocket:
             for name in recipient:
                 if not isinstance(name, str):
                     raise TypeError(f"recipients are names (str), not {type(name).__name__}")
-        self._engine.driver.check_process()
         return self._engine.send(Letter(content, channel, bool(reliable), ttl), recipient, timeout)
 
     def receive(self, timeout: float | None = None) -> Message | None:
