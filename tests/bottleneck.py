@@ -62,8 +62,9 @@ SEGMENT = 1452
 LEAST_QUEUE = 10
 """Datagrams that every queue holds, however small the product of rate and RTT: what a sender begins with."""
 TURN = 0.004
-"""Seconds from one look of an end at its socket to the next, at most (else a 20th of the RTT): acknowledgements come in
-bursts of that length where real threads take turns."""
+"""Seconds from one look of an end at its socket to the next: acknowledgements come in bursts of that length where real
+threads take turns. On short paths a 20th of the RTT, but no less than WAKE."""
+WAKE = 0.0002
 
 
 class Clock:
@@ -356,7 +357,7 @@ class Ours:
         # Messages of a hundredth of a second: small enough not to come in lumps.
         self._message = bytes(min(1 << 20, max(1400, int(link.rate / 100))))
         self._token = 0
-        turn = min(turn, link.rtt / 20)
+        turn = min(turn, max(WAKE, link.rtt / 20))
         rng = random.Random(f"{seed}/skips")
         self.sending = CountingSendHalf()
         self._near = _End(clock, turn, self._connection(b"near....", rng.randbytes), self._forth)
