@@ -120,13 +120,17 @@ def free_ports(count: int = 2) -> list[int]:
         return ports
 
 
+NAMED = ("-subj", "/CN=bench", "-addext", "subjectAltName=DNS:bench", "-addext", "basicConstraints=critical,CA:FALSE")
+"""What is said of an end, not of an authority: some libraries refuse to meet an authority."""
+
+
 def make_certificate(folder: str) -> str:
     """Path of a file with a fresh key and its certificate; empty if nothing here can make one."""
     path = os.path.join(folder, "bench.pem")
     if shutil.which("openssl"):
         key = os.path.join(folder, "key.pem")
         command = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-        run(*command, "-keyout", key, "-out", path, "-days", "2", "-subj", "/CN=bench")
+        run(*command, "-keyout", key, "-out", path, "-days", "2", *NAMED)
         with open(path, "a") as file:
             file.write(Path(key).read_text())
         return path
@@ -145,6 +149,7 @@ def make_certificate(folder: str) -> str:
         x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=2))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("bench")]), critical=False)
         .sign(private, hashes.SHA256())
     )
     pem, pkcs8, plain = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
