@@ -10,6 +10,8 @@ interleaved; medians are reported, and ratios of runs that stood side by side. B
 timed on two cores: a run on a machine that was not quiet is made again, a few times at most, and flagged if that does
 not help. At the end stands what srmudp is to reach, and what was reached.
 
+Exits with 1 if a run of srmudp fails; not if an aim is missed (tests/benchmarks/guard.py watches over ratios).
+
 Libraries that are not installed are left out, with the reason. tests/benchmarks/adapters has a file for each.
 """
 
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(made))
     elif options.json:
         Path(options.json).write_text(json.dumps(made, indent=1) + "\n")
-    return int(any(row["failed"] for row in made["rows"]))
+    return int(any(row["failed"] for row in made["rows"] if row["who"].startswith("srmudp")))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.benchmarks.quiet import LIMIT
 from tests.benchmarks.runs import Run
+
+T = TypeVar("T")
+ENOUGH = 3
+"""Quiet runs, beside which the others are void."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +101,17 @@ def summary(
         tls: those of TLS over TCP, one beside each.
         facts: what else is to stand in it.
     """
-    good = [run for run in runs if not run.error]
+    good = enough_of([run for run in runs if not run.error], lambda run: run.slow <= LIMIT)
     keys = [column.key for column in kind.columns]
     values = {key: [run.values[key] for run in good if key in run.values] for key in keys}
     main = keys[0]
-    pairs = [
-        mine.values[main] / its.values[main]
+    both = [
+        (mine, its)
         for mine, its in zip(runs, tls, strict=False)
         if not mine.error and not its.error and its.values.get(main) and main in mine.values
     ]
+    counted = enough_of(both, lambda pair: max(pair[0].slow, pair[1].slow) <= LIMIT)
+    pairs = [mine.values[main] / its.values[main] for mine, its in counted]
     return {
         "row": row,
         "place": place,
@@ -117,10 +123,17 @@ def summary(
         "highest": {key: max(each) for key, each in values.items() if each},
         "of_tls": statistics.median(pairs) if pairs else None,
         "noisy": sum(run.slow > LIMIT for run in runs),
+        "void": len([run for run in runs if not run.error]) - len(good),
         "failed": [run.error for run in runs if run.error],
         "notes": sorted({run.note for run in good if run.note}),
         "runs": [{**run.values, "machine": run.slow, "error": run.error, "details": run.details} for run in runs],
     }
+
+
+def enough_of(all_of_them: Sequence[T], quiet: Callable[[T], bool]) -> Sequence[T]:
+    """Those that count: the quiet ones, if they are enough for a median; else all, which the report then says."""
+    good = [one for one in all_of_them if quiet(one)]
+    return good if len(good) >= ENOUGH else all_of_them
 
 
 def machine(quiet: float) -> dict[str, Any]:
@@ -152,7 +165,9 @@ def cells(row: Mapping[str, Any], kind: Kind) -> list[str]:
         return "-" if value is None else format(value * column.scale, column.form)
 
     first, *others = kind.columns
-    notes = [f"{row['noisy']} of {len(row['runs'])} runs not quiet"] if row["noisy"] else []
+    notes = [] if row["encrypted"] else ["in clear text"]
+    if row["noisy"]:
+        notes.append(f"{row['noisy']} of {len(row['runs'])} runs {'void' if row['void'] else 'NOT QUIET'}")
     notes += [f"FAILED {row['failed'].count(error)} x: {error}" for error in sorted(set(row["failed"]))]
     return [
         f"  {row['who']}",
@@ -187,5 +202,6 @@ def footer(facts: Mapping[str, Any], runs: int) -> str:
     return (
         f"medians of {runs} interleaved runs, lowest, highest; x TLS: the median of the ratios of runs side by side\n"
         f"{facts['cpus']} CPUs, {facts['system']}, Python {facts['python']}{load}; a run is quiet if a piece of work "
-        f"beside it took at most {LIMIT} times as long as the fastest ({facts['spin_ms']:.1f} ms)"
+        f"beside it took at most {LIMIT} times as long as the fastest ({facts['spin_ms']:.1f} ms);\n"
+        f"others are void where at least {ENOUGH} were quiet, elsewhere counted all the same and flagged"
     )

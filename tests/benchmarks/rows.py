@@ -81,8 +81,12 @@ PLACES: dict[str, Somewhere] = {
 # --- the workloads of workloads.py ---
 
 
-def with_each(task: Task, all_peers: bool, context: Context, place: Place | None) -> dict[str, Make]:
-    """Every library that can do this, there; of those that are not standard only if ``all_peers``."""
+def with_each(task: Task, peers: str, context: Context, place: Place | None) -> dict[str, Make]:
+    """Every library that can do this, there.
+
+    Args:
+        peers: ``"always"`` for those from PyPI too, ``"long"`` for those too unless all is to be quick; else ``"no"``.
+    """
     assert place is not None
     if context.quick:
         task = replace(task, seconds=task.seconds / 2)
@@ -95,13 +99,13 @@ def with_each(task: Task, all_peers: bool, context: Context, place: Place | None
         for name, (module, adapter) in context.adapters.items()
         if (adapter.workloads is None or task.workload in adapter.workloads)
         and (adapter.reliable or not place.loss)
-        and (adapter.standard or all_peers)
+        and (adapter.standard or peers == "always" or (peers == "long" and not context.quick))
     }
 
 
-def workload(group: str, name: str, place: str, kind: Kind, task: Task, all_peers: bool = True) -> Row:
+def workload(group: str, name: str, place: str, kind: Kind, task: Task, peers: str = "long") -> Row:
     """A row that every library can be in."""
-    return Row(group, name, place, kind, partial(with_each, task, all_peers))
+    return Row(group, name, place, kind, partial(with_each, task, peers))
 
 
 # --- one message to many peers ---
@@ -205,16 +209,16 @@ def link_row(name: str, place: str, kind: Kind, take: Take, tls: bool = False) -
 
 
 TRANSFERS = [
-    workload("bulk", aims.LARGE, "veth", BULK, Task("bulk", 16 * MIB, 0.7)),
-    workload("bulk", aims.LARGE, "loopback", BULK, Task("bulk", 16 * MIB, 0.7)),
-    workload("bulk", aims.MEDIUM, "veth", BULK, Task("bulk", 64 * 1024, 0.7), all_peers=False),
-    workload("bulk", aims.MEDIUM, "loopback", BULK, Task("bulk", 64 * 1024, 0.7), all_peers=False),
+    workload("bulk", aims.LARGE, "veth", BULK, Task("bulk", 16 * MIB, 0.7), "always"),
+    workload("bulk", aims.LARGE, "loopback", BULK, Task("bulk", 16 * MIB, 0.7), "no"),
+    workload("bulk", aims.MEDIUM, "veth", BULK, Task("bulk", 64 * 1024, 0.7), "no"),
+    workload("bulk", aims.MEDIUM, "loopback", BULK, Task("bulk", 64 * 1024, 0.7)),
     workload("loss", aims.LOSS, "veth, 1 % loss", BULK, Task("bulk", MIB, 1.5, 10.0)),
     workload("loss", aims.LOSS, "veth, 5 % loss", BULK, Task("bulk", MIB, 1.5, 10.0)),
-    workload("small", aims.SMALL, "veth", SMALL, Task("small", 100, 0.7), all_peers=False),
+    workload("small", aims.SMALL, "veth", SMALL, Task("small", 100, 0.7), "no"),
     workload("small", aims.SMALL, "loopback", SMALL, Task("small", 100, 0.7)),
     workload("ping-pong", aims.PINGPONG, "veth", PINGPONG, Task("pingpong", 100, 0.5)),
-    workload("ping-pong", aims.PINGPONG, "loopback", PINGPONG, Task("pingpong", 100, 0.5)),
+    workload("ping-pong", aims.PINGPONG, "loopback", PINGPONG, Task("pingpong", 100, 0.5), "always"),
     workload("set-up", aims.SETUP, "loopback", SETUP, Task("setup", 100, 1.0)),
 ]
 OTHERS = [

@@ -126,8 +126,8 @@ def test_what_was_not_measured_is_not_reached() -> None:
 
 
 def test_a_summary_has_medians_and_ratios_of_neighbours() -> None:
-    mine = [Run({"rate": rate}) for rate in (10.0, 30.0, 20.0)]
-    its = [Run({"rate": 20.0}), Run(error="broken"), Run({"rate": 10.0})]
+    mine = [Run({"rate": rate}, slow=1.0) for rate in (10.0, 30.0, 20.0)]
+    its = [Run({"rate": 20.0}, slow=1.0), Run(error="broken", slow=1.0), Run({"rate": 10.0}, slow=1.0)]
     made = summary("bulk", "here", BULK, "we", mine, its, udp=True, encrypted=True)
     assert (made["median"]["rate"], made["lowest"]["rate"], made["highest"]["rate"]) == (20.0, 10.0, 30.0)
     assert made["of_tls"] == 1.25, "the median of 10/20 and 20/10; nothing stood beside 30"
@@ -135,8 +135,24 @@ def test_a_summary_has_medians_and_ratios_of_neighbours() -> None:
     made = summary("bulk", "here", BULK, "we", mine, its, udp=True, encrypted=True)
     assert (made["median"]["rate"], made["noisy"], made["failed"]) == (25.0, 1, ["SHA-256 differs"])
     text = report.table([made], KINDS)
-    assert "1 of 3 runs not quiet; FAILED 1 x: SHA-256 differs" in text
+    assert "1 of 3 runs NOT QUIET; FAILED 1 x: SHA-256 differs" in text
     json.dumps(made)
+
+
+def test_runs_on_a_busy_machine_are_void_where_there_are_quiet_ones() -> None:
+    mine = [
+        Run({"rate": rate}, slow=slow) for rate, slow in ((9.0, 1.0), (4.0, 1.0), (1.0, 1.4), (2.0, 3.0), (6.0, 1.3))
+    ]
+    its = [Run({"rate": 2.0}, slow=slow) for slow in (1.0, 1.0, 1.0, 1.0, 1.1)]
+    made = summary("bulk", "here", BULK, "we", mine, its, udp=True, encrypted=False)
+    assert (made["median"]["rate"], made["lowest"]["rate"], made["of_tls"]) == (6.0, 4.0, 3.0)
+    assert "in clear text; 2 of 5 runs void" in report.table([made], KINDS)
+    its[0].slow = 2.0
+    assert summary("bulk", "here", BULK, "we", mine, its)["of_tls"] == 2.0, "two pairs are not enough: all count"
+    mine[0].slow = 2.0
+    made = summary("bulk", "here", BULK, "we", mine, its, udp=True, encrypted=True)
+    assert (made["median"]["rate"], made["void"]) == (4.0, 0)
+    assert "3 of 5 runs NOT QUIET" in report.table([made], KINDS)
 
 
 def test_the_tables_have_every_row() -> None:
