@@ -29,14 +29,15 @@ class Controls:
         delay: seconds that news waits for company.
     """
 
-    __slots__ = ("_delay", "_frames", "_receiving", "_sending", "_window", "at", "urgent")
+    __slots__ = ("_delay", "_receiving", "_sending", "_window", "at", "frames", "urgent")
 
     def __init__(self, sending: SendHalf, receiving: ReceiveHalf, window: int, delay: float) -> None:
         self._sending = sending
         self._receiving = receiving
         self._window = window
         self._delay = delay
-        self._frames: deque[Frame] = deque()
+        self.frames: deque[Frame] = deque()
+        """Those of the owner, in order."""
         self.urgent = False
         """True if a record must leave for them."""
         self.at: float | None = None
@@ -44,7 +45,7 @@ class Controls:
 
     def add(self, frame: Frame) -> None:
         """Have a frame sent with the next record, which leaves at once."""
-        self._frames.append(frame)
+        self.frames.append(frame)
         self.urgent = True
 
     def soon(self, now: float) -> None:
@@ -71,7 +72,7 @@ class Controls:
             if channel is not None and channel.started and channel.started[0].sequence <= frame.sequence:
                 self._sending.withdrawals[(frame.channel, frame.sequence)] = None
         elif not isinstance(frame, (Ping, Window)):
-            self._frames.append(frame)
+            self.frames.append(frame)
 
     def on_timer(self, now: float) -> None:
         """Time has passed."""
@@ -106,10 +107,10 @@ class Controls:
             return True
 
         complete = not news or self._put_news(put)
-        while complete and self._frames:
-            complete = put(self._frames[0])
+        while complete and self.frames:
+            complete = put(self.frames[0])
             if complete:
-                self._frames.popleft()
+                self.frames.popleft()
         self.urgent = not complete
         if complete:
             self.at = None

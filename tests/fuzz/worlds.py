@@ -358,7 +358,7 @@ class World:
         for peer in node._registry:
             connection = peer.connection
             left[f"output for {peer.name}"] = peer.outbox
-            left[f"controls for {peer.name}"] = connection._controls if peer.connected else ()
+            left[f"controls for {peer.name}"] = connection._controls.frames
             left[f"resends for {peer.name}"] = connection._resends
             if connection.recovery is not None and (peer.name, name_of(sim)) in self.both_ways():
                 left[f"records to {peer.name}"] = connection.recovery.records
