@@ -290,7 +290,7 @@ class _End:
                 following = offset + size
                 opened = session.receiver.on_segment(parse_segment(buffer[offset:following]), now)
                 if opened is None:
-                    connection.on_incomplete()
+                    connection.on_incomplete(1)
             if opened is not None:
                 connection.on_record(opened, following - offset, now)
                 self.opened += len(opened.plaintext)

@@ -33,7 +33,7 @@ from srmudp.protocol.records import Opened
 from srmudp.protocol.recovery import Path
 from srmudp.protocol.session import Session
 from srmudp.wire.frames import Frame, parse_frames
-from srmudp.wire.packet import RESEND, Hello, parse_run, parse_segment
+from srmudp.wire.packet import RESEND, Hello, parse_pieces, parse_run, parse_segment
 from tests.endpoints import identity
 
 __all__ = ["Batch", "Duo", "Side", "make_sessions"]
@@ -128,11 +128,15 @@ class Side:
                 header, aad, ciphertext, following = run
                 opened = session.receiver.on_run(header, aad, ciphertext, now)
             else:
-                following = offset + size
-                segment = parse_segment(buffer[offset:following])
-                opened = session.receiver.on_segment(segment, now)
+                pieces = parse_pieces(buffer, offset, size)
+                if pieces is not None:
+                    following, count = pieces.following, len(pieces.segments)
+                    opened = session.receiver.on_pieces(pieces, now)
+                else:
+                    following, count = offset + size, 1
+                    opened = session.receiver.on_segment(parse_segment(buffer[offset:following]), now)
                 if opened is None:
-                    connection.on_incomplete()
+                    connection.on_incomplete(count)
             if opened is not None:
                 connection.on_record(opened, following - offset, now)
             offset = following

@@ -36,6 +36,7 @@ from ..wire.packet import (
     RESEND,
     SHARED_KEY,
     UnknownVersion,
+    parse_pieces,
     parse_run,
     parse_segment,
 )
@@ -606,19 +607,22 @@ class Endpoint:
             size = following - offset
             opened = session.receiver.on_run(header, aad, ciphertext, now)
         else:
-            following = offset + segment_size
-            datagram = buffer[offset:following]
-            size = len(datagram)
-            try:
-                segment = parse_segment(datagram)
-            except DecodeError:
-                self.drops["malformed"] += 1
-                return following
-            opened = session.receiver.on_segment(segment, now)
+            pieces = parse_pieces(buffer, offset, segment_size)
+            if pieces is not None:
+                following, datagrams = pieces.following, len(pieces.segments)
+                opened = session.receiver.on_pieces(pieces, now)
+            else:
+                following, datagrams = offset + segment_size, 1
+                try:
+                    segment = parse_segment(buffer[offset:following])
+                except DecodeError:
+                    self.drops["malformed"] += 1
+                    return following
+                opened = session.receiver.on_segment(segment, now)
             if opened is not None:
                 size = len(opened.plaintext)
             elif session is peer.connection.session:
-                peer.connection.on_incomplete()
+                peer.connection.on_incomplete(datagrams)
                 self._receiving[id(peer)] = peer
         if opened is not None:
             self._receiving[id(peer)] = peer

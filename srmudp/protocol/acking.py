@@ -47,9 +47,9 @@ class AckTiming:
         if self.peer_window and self._bytes >= self.peer_window // 4 and self._datagrams > 1:
             self.now = True
 
-    def on_incomplete(self) -> None:
+    def on_incomplete(self, datagrams: int) -> None:
         """Segments came that did not complete a record: their arrival must be told for loss to be found."""
-        self._datagrams += 1
+        self._datagrams += datagrams
         self._gap = True
 
     def on_burst_end(self, now: float) -> None:

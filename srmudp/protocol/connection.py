@@ -324,9 +324,9 @@ class Connection:
             self.signal(SingleOnly(milliseconds))
         self._acks.on_burst_end(now)
 
-    def on_incomplete(self) -> None:
+    def on_incomplete(self, datagrams: int) -> None:
         """Segments came that did not complete a record."""
-        self._acks.on_incomplete()
+        self._acks.on_incomplete(datagrams)
 
     def _on_frame(self, frame: Frame, now: float) -> bool:
         """A frame other than the three hot ones. Returns whether it elicits an ack."""

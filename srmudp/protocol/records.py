@@ -7,13 +7,14 @@ occupies a place of its own, which is bounded.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from math import inf
 from typing import Final, NamedTuple
 
 from ..crypto.protection import RecordKeys, ReplayWindow
 from ..exceptions import AuthenticationError
 from ..wire.frames import MAX_RANGES, Ack, Ranges
-from ..wire.packet import MAX_SEGMENTS, RecordHeader, Segment
+from ..wire.packet import MAX_SEGMENTS, Pieces, RecordHeader, Segment
 from .rangeset import RangeSet
 
 FAR_AHEAD: Final = 65_536
@@ -96,42 +97,24 @@ class RecordReceiver:
 
     def on_segment(self, segment: Segment, now: float) -> Opened | None:
         """One datagram. Returns the record if it was the last one missing and the tag verified."""
-        header = segment.header
+        header, transmission = segment.header, segment.transmission
         if header.count == 1:
             return self.on_run(header, segment.aad, segment.payload, now)
-        if not self._replay.check(header.number):
-            self._drops["replayed"] += 1
-            self._hint(segment.transmission)
-            return None
-        if header.number > self.largest + FAR_AHEAD or header.epoch not in self._keys:
-            self._drops["implausible_record"] += 1
-            return None
-        partial = self._partials.get(segment.aad)
-        if partial is None:
-            partial = self._partials[segment.aad] = _Partial(header.count)
-            self._by_have[0][segment.aad] = None
-            self._make_room(segment.aad)
-        self._hint(segment.transmission)
-        if partial.pieces[segment.segment] is not None:
-            self._drops["duplicate_segment"] += 1
-            return None
-        partial.pieces[segment.segment] = segment.payload
-        del self._by_have[partial.have][segment.aad]
-        partial.have += 1
-        self._by_have[partial.have][segment.aad] = None
-        partial.size += len(segment.payload)
-        self._partial_bytes += len(segment.payload)
-        if partial.have < header.count:
-            if self._partial_bytes > self._memory:
-                self._make_room(segment.aad)
-            return None
-        self._forget(segment.aad)
-        opened = self._open(
-            header, segment.aad, b"".join([piece for piece in partial.pieces if piece is not None]), now
-        )
-        if opened is not None:
-            self._transmissions.add(header.first, header.first + header.count - 1)
-        return opened
+        transmissions = ((transmission, transmission),)
+        return self._on_pieces(header, segment.aad, (segment.segment,), (segment.payload,), transmissions, now)
+
+    def on_pieces(self, pieces: Pieces, now: float) -> Opened | None:
+        """The same for several datagrams of the first flight of a record that came one after the other."""
+        header, aad, segments, payloads, _ = pieces
+        transmissions: list[tuple[int, int]] = []
+        start = last = segments[0]
+        for segment in segments[1:]:
+            if segment != last + 1:
+                transmissions.append((header.first + start, header.first + last))
+                start = segment
+            last = segment
+        transmissions.append((header.first + start, header.first + last))
+        return self._on_pieces(header, aad, segments, payloads, transmissions, now)
 
     def build_ack(self, now: float) -> Ack | None:
         """What to acknowledge now, newest first; None before anything came."""
@@ -241,13 +224,57 @@ class RecordReceiver:
             merged.add(first, last)
         return merged.newest(MAX_RANGES)
 
-    def _hint(self, transmission: int) -> None:
-        if transmission <= self._largest_transmission + FAR_AHEAD:
-            self._transmissions.add(transmission)
-            if len(self._transmissions) > 512:
-                self._transmissions.remove_below(self._transmissions.newest(256)[-1][0])
-        else:
-            self._drops["implausible_transmission"] += 1
+    def _on_pieces(
+        self,
+        header: RecordHeader,
+        aad: bytes,
+        segments: Sequence[int],
+        payloads: Sequence[bytes],
+        transmissions: Sequence[tuple[int, int]],
+        now: float,
+    ) -> Opened | None:
+        if not self._replay.check(header.number):
+            self._drops["replayed"] += len(segments)
+            self._hint(transmissions)
+            return None
+        if header.number > self.largest + FAR_AHEAD or header.epoch not in self._keys:
+            self._drops["implausible_record"] += len(segments)
+            return None
+        partial = self._partials.get(aad)
+        if partial is None:
+            partial = self._partials[aad] = _Partial(header.count)
+            self._by_have[0][aad] = None
+            self._make_room(aad)
+        self._hint(transmissions)
+        pieces = partial.pieces
+        for segment, payload in zip(segments, payloads, strict=True):
+            if pieces[segment] is not None:
+                self._drops["duplicate_segment"] += 1
+                continue
+            pieces[segment] = payload
+            del self._by_have[partial.have][aad]
+            partial.have += 1
+            self._by_have[partial.have][aad] = None
+            partial.size += len(payload)
+            self._partial_bytes += len(payload)
+        if partial.have < header.count:
+            if self._partial_bytes > self._memory:
+                self._make_room(aad)
+            return None
+        self._forget(aad)
+        opened = self._open(header, aad, b"".join([piece for piece in pieces if piece is not None]), now)
+        if opened is not None:
+            self._transmissions.add(header.first, header.first + header.count - 1)
+        return opened
+
+    def _hint(self, transmissions: Sequence[tuple[int, int]]) -> None:
+        for first, last in transmissions:
+            if last <= self._largest_transmission + FAR_AHEAD:
+                self._transmissions.add(first, last)
+                if len(self._transmissions) > 512:
+                    self._transmissions.remove_below(self._transmissions.newest(256)[-1][0])
+            else:
+                self._drops["implausible_transmission"] += last + 1 - first
 
     def _forget(self, aad: bytes) -> None:
         partial = self._partials.pop(aad, None)

@@ -71,15 +71,50 @@ class BatchSocket:
         self.max_segments = MAX_SEGMENTS if self.sends_batches else 1
         self._ancillary_size = 0
         self._ancillary: list[tuple[int, int, bytes]] = []
+        self._next: tuple[bytes, int, SockAddr] | None = None  # read, but not part of the batch before
+        self._at_end = False  # reading would block after what was given out last
 
     # -- receiving ------------------------------------------------------------------------------------------------
 
     def receive(self) -> tuple[bytes, int, SockAddr] | None:
         """The next batch as ``(bytes, segment size, source)``, or None when reading would block or the socket closed.
 
+        Datagrams that the system gives one by one are joined here as it would: one source, equal sizes, the last maybe
+        shorter. Handling a batch costs little more than handling a datagram.
+
         Empty datagrams are skipped and counted. Errors (those that ICMP messages leave on some systems among them) are
         counted and read past. Never raises because of the network.
         """
+        first = self._next
+        self._next = None
+        if first is None:
+            if self._at_end:  # seen while the batch before was being joined
+                self._at_end = False
+                return None
+            first = self._read()
+            if first is None:
+                return None
+        data, size, source = first
+        most = min(MAX_SEGMENTS, MAX_BYTES // size)
+        if most < 2 or len(data) != size:
+            return first
+        parts = [data]
+        while len(parts) < most:
+            following = self._read()
+            if following is None:
+                self._at_end = True
+                break
+            data, length, sender = following
+            if length > size or len(data) != length or sender != source:
+                self._next = following
+                break
+            parts.append(data)
+            if length < size:
+                break
+        return (b"".join(parts), size, source) if len(parts) > 1 else first
+
+    def _read(self) -> tuple[bytes, int, SockAddr] | None:
+        """What one system call gives: a datagram, or several where the system joins them."""
         failures = 0
         while failures < _ERRORS_IN_A_ROW:
             try:

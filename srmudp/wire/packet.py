@@ -82,7 +82,7 @@ _U64 = struct.Struct(">Q")
 _RECORD_TYPE = bytes((RECORD,))
 _SEGMENT_BYTES = tuple(bytes((segment,)) for segment in range(MAX_SEGMENTS))
 _SEGMENT_BYTES_UPTO = tuple(_SEGMENT_BYTES[:count] for count in range(MAX_SEGMENTS + 1))
-_FORMATS_KEPT = 64
+_FORMATS_KEPT = 256
 _MIN_CIPHERTEXT = TAG + 1
 _tuple = tuple.__new__  # half the cost of calling a NamedTuple's class
 _PUNCH_PADDING = bytes(PUNCH_SIZE - HANDSHAKE_HEADER - KEY - COOKIE_BYTES - TAG)
@@ -387,6 +387,23 @@ class Segment(NamedTuple):
     payload: bytes
 
 
+class Pieces(NamedTuple):
+    """Several parsed RECORD datagrams of one record.
+
+    Attributes:
+        header, aad: as of a :class:`Segment`.
+        segments: which ones, a byte each, in the order in which they came.
+        payloads: their pieces of the ciphertext.
+        following: the offset of what stands behind them.
+    """
+
+    header: RecordHeader
+    aad: bytes
+    segments: bytes
+    payloads: tuple[bytes, ...]
+    following: int
+
+
 def parse_segment(datagram: bytes) -> Segment:
     """The parts of a RECORD or RESEND datagram.
 
@@ -469,6 +486,47 @@ def parse_run(buffer: bytes, offset: int, segment_size: int) -> tuple[RecordHead
             return None
         ciphertext = b"".join((*_bodies(count - 1, size)(buffer, offset), buffer[last + RECORD_OVERHEAD : end]))
     return _tuple(RecordHeader, (epoch, index, number, first, count, size)), aad, ciphertext, end
+
+
+def parse_pieces(buffer: bytes, offset: int, segment_size: int) -> Pieces | None:
+    """Several datagrams of the first flight of one record that stand one after the other at ``offset``.
+
+    The fast way where :func:`parse_run` says None because some were lost; takes as many as fit together. None if there
+    are not two such; then read datagram by datagram. Arguments as for :func:`parse_run`.
+    """
+    end = len(buffer)
+    if segment_size <= RECORD_OVERHEAD or end - offset < 2 * segment_size:
+        return None
+    most = (end - offset) // segment_size
+    kind, epoch, index, number, first, count, size, _ = _SEGMENT.unpack_from(buffer, offset)
+    if (
+        kind != RECORD
+        or size + RECORD_OVERHEAD != segment_size
+        or not 1 < count <= MAX_SEGMENTS
+        or number >= NUMBER_LIMIT
+        or first > NUMBER_LIMIT - count
+    ):
+        return None
+    taken = most if most < count else count
+    aad = buffer[offset : offset + RECORD_HEADER]
+    heads = _heads(taken, size)(buffer, offset)
+    if heads[0::2].count(aad) != taken:
+        taken = next(place for place, head in enumerate(heads[0::2]) if head != aad)
+        if taken < 2:
+            return None
+    segments = b"".join(heads[1 : 2 * taken : 2])
+    if max(segments) >= count:
+        return None
+    payloads = _bodies(taken, size)(buffer, offset)
+    following = offset + taken * segment_size
+    if taken == most and following + RECORD_OVERHEAD < end < following + segment_size:
+        last = _SEGMENT_BYTES[count - 1]  # nothing else of the record is shorter
+        if buffer[following : following + RECORD_OVERHEAD] == aad + last:
+            segments += last
+            payloads += (buffer[following + RECORD_OVERHEAD :],)
+            following = end
+    header = _tuple(RecordHeader, (epoch, index, number, first, count, size))
+    return _tuple(Pieces, (header, aad, segments, payloads, following))
 
 
 def cut_record(header: RecordHeader, ciphertext: bytes, aad: bytes | None = None) -> bytes:

@@ -119,6 +119,9 @@ def _records(put: Put) -> None:
         wire = packet.cut_record(header, bytes(range(256)) * 6 if length > 1400 else bytes(length))
         put("run", name.replace(" ", "-"), struct.pack(">H", size + 30) + wire)
         put("run", f"{name.replace(' ', '-')}-twice", struct.pack(">H", size + 30) + wire + wire)
+        if count > 2:
+            gap = wire[: size + 30] + wire[2 * (size + 30) :]
+            put("run", f"{name.replace(' ', '-')}-with-a-gap", struct.pack(">H", size + 30) + gap)
         put("segment", name.replace(" ", "-"), wire[: size + 30])
     top = packet.RecordHeader(255, (1 << 64) - 1, packet.NUMBER_LIMIT - 1, packet.NUMBER_LIMIT - 44, 44, 17)
     put("segment", "limits", packet.cut_record(top, bytes(44 * 17))[:47])

@@ -65,12 +65,21 @@ def segment(data: bytes) -> None:
 
 
 def run(data: bytes) -> None:
-    """``parse_run``: the first two bytes are the segment size, the rest is a received batch.
+    """``parse_run`` and ``parse_pieces``: the first two bytes are the segment size, the rest is a received batch.
 
     Whatever is taken at once must be what its datagrams say one by one.
     """
     size, buffer = int.from_bytes(data[:2], "big"), data[2:]
     for offset in (0, 1, size):
+        some = packet.parse_pieces(buffer, offset, size)
+        if some is not None:
+            require(offset + size < some.following <= len(buffer), "the pieces end outside their batch")
+            ends = range(offset, some.following, size)
+            alone = [packet.parse_segment(buffer[at : min(at + size, some.following)]) for at in ends]
+            require({(piece.header, piece.aad) for piece in alone} == {(some.header, some.aad)}, "other headers")
+            require([piece.segment for piece in alone] == list(some.segments), "other segments")
+            require([piece.payload for piece in alone] == list(some.payloads), "other pieces")
+            require(not any(piece.resent for piece in alone), "a hint taken for a first flight")
         parsed = packet.parse_run(buffer, offset, size)
         if parsed is None:
             continue

@@ -280,10 +280,36 @@ def test_run_takes_only_what_the_datagrams_say(record: tuple[RecordHeader, bytes
 
 
 @fuzz
+@given(records(), st.data())
+def test_pieces_are_what_the_datagrams_say(record: tuple[RecordHeader, bytes], draw: st.DataObject) -> None:
+    """Some of a record's datagrams in any order, twice or not at all, behind them some of another record."""
+    header, ciphertext = record
+    wire = header.size + packet.RECORD_OVERHEAD
+    flight = packet.cut_record(header, ciphertext)
+    datagrams = [flight[start : start + wire] for start in range(0, len(flight), wire)]
+    chosen = draw.draw(st.lists(st.sampled_from(datagrams), max_size=50))
+    whole = [datagram for datagram in chosen if len(datagram) == wire]
+    whole += [bytes((other[0], other[1] ^ 1)) + other[2:] for other in draw.draw(st.just([]) | st.just(whole[:3]))]
+    last = [datagrams[-1]] if draw.draw(st.booleans()) else []
+    buffer = b"".join(whole + last)
+    pieces = packet.parse_pieces(buffer, 0, wire)
+    if pieces is None:
+        alike = next((place for place, datagram in enumerate(whole) if datagram[:29] != whole[0][:29]), len(whole))
+        assert header.count == 1 or alike < 2
+        return
+    alone = [packet.parse_segment(buffer[at : at + wire]) for at in range(0, pieces.following, wire)]
+    assert [(one.header, one.aad) for one in alone] == [(pieces.header, pieces.aad)] * len(alone)
+    assert [one.segment for one in alone] == list(pieces.segments)
+    assert [one.payload for one in alone] == list(pieces.payloads)
+
+
+@fuzz
 @given(st.binary(max_size=300), st.integers(0, 310), st.integers(0, 310))
 def test_any_bytes_for_a_run(data: bytes, offset: int, segment_size: int) -> None:
     packet.parse_run(data, offset, segment_size)
     packet.parse_run(data[:offset] + b"\xc5" + data[offset:], offset, segment_size)
+    packet.parse_pieces(data, offset, segment_size)
+    packet.parse_pieces(data[:offset] + b"\xc5" + data[offset:], offset, segment_size)
 
 
 @fuzz

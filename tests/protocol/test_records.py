@@ -28,6 +28,7 @@ from srmudp.wire.packet import (
     RecordHeader,
     Segment,
     cut_record,
+    parse_pieces,
     parse_run,
     parse_segment,
     resend_segment,
@@ -132,6 +133,47 @@ def test_a_run_after_some_of_its_segments_leaves_nothing_behind() -> None:
     assert ends.receiver.on_run(record.header, record.segments[0].aad, record.ciphertext, 1.0) is not None
     assert ends.receiver._partial_bytes == 0
     assert not ends.receiver._partials
+
+
+@pytest.mark.parametrize("missing", [(), (0,), (3,), (1, 2), (0, 4)])
+def test_several_datagrams_at_once_are_as_good_as_one_by_one(missing: tuple[int, ...]) -> None:
+    """Records, acknowledgements, what was dropped and what is kept are the same; the missing ones follow."""
+    together, alone = Ends(), Ends()
+    record = together.seal(5 * SIZE - 7 - TAG)
+    assert alone.seal(5 * SIZE - 7 - TAG) == record
+    came = [datagram for place, datagram in enumerate(record.datagrams) if place not in missing]
+    came.insert(0, record.datagrams[1])  # and one of them twice
+    pieces = parse_pieces(b"".join(came), 0, RECORD_OVERHEAD + SIZE)
+    assert pieces is not None
+    assert pieces.following == len(b"".join(came))
+    opened = [together.receiver.on_pieces(pieces, 1.0)]
+    expected = [alone.receiver.on_segment(parse_segment(datagram), 1.0) for datagram in came]
+    for ends, results in ((together, opened), (alone, expected)):
+        late = resend_segment(record.header, record.ciphertext, missing[0] if missing else 0, 9)
+        if missing:
+            assert results[-1] is None
+            assert (ends.receiver._partial_bytes > 0) == (len(missing) < 5)
+        results.append(ends.receiver.on_segment(parse_segment(late), 1.0))
+        for segment in missing[1:]:
+            results.append(ends.receiver.on_segment(record.segments[segment], 1.0))
+        assert [one for one in results if one] == [Opened(0, 5, record.plaintext)]
+        assert ends.receiver._partial_bytes == 0
+    assert together.drops == alone.drops
+    assert together.receiver.build_ack(1.0) == alone.receiver.build_ack(1.0)
+
+
+def test_several_datagrams_at_once_of_a_record_that_cannot_be() -> None:
+    for number, reason in ((0, "replayed"), (1 << 40, "implausible_record")):
+        ends = Ends()
+        for datagram in ends.seal(2 * SIZE).datagrams:
+            ends.receiver.on_segment(parse_segment(datagram), 1.0)
+        record = ends.seal(4 * SIZE)
+        record = record._replace(header=record.header._replace(number=number))
+        pieces = parse_pieces(b"".join(record.datagrams[1:]), 0, RECORD_OVERHEAD + SIZE)
+        assert pieces is not None
+        assert ends.receiver.on_pieces(pieces, 1.0) is None
+        assert ends.drops == Counter({reason: 4})
+        assert not ends.receiver._partials
 
 
 def test_segments_sent_again_complete_the_record_the_short_last_one_too() -> None:

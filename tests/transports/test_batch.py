@@ -35,6 +35,7 @@ class FakeSocket:
         self.on_sendmsg: Callable[[bytes], None] = lambda data: None
         self.on_sendto: Callable[[bytes], None] = lambda data: None
         self.reads: list[tuple[bytes, list[tuple[int, int, bytes]]] | OSError] = []
+        self.sources: list[Any] = []  # of the reads; DESTINATION without
         self.closed = False
 
     def getsockopt(self, level: int, option: int) -> int:
@@ -70,7 +71,7 @@ class FakeSocket:
         read = self.reads.pop(0)
         if isinstance(read, OSError):
             raise read
-        return *read, 0, DESTINATION
+        return *read, 0, self.sources.pop(0) if self.sources else DESTINATION
 
     def recvfrom(self, size: int) -> tuple[bytes, Any]:
         data, _, _, source = self.recvmsg(size, 0)
@@ -294,15 +295,61 @@ def test_segment_size_comes_from_the_kernel(fake: FakeSocket) -> None:
     def size(value: int) -> list[tuple[int, int, bytes]]:
         return [(socket.SOL_SOCKET, 29, bytes(16)), (SOL_UDP, UDP_GRO, struct.pack("=i", value))]
 
-    fake.reads = [(bytes(5000), size(1200)), (bytes(700), []), (bytes(700), size(0)), (bytes(700), size(-4))]
-    fake.reads += [(bytes(700), size(900))]
+    fake.reads = [(bytes(5000), size(1200)), (bytes(600), []), (bytes(700), size(0)), (bytes(800), size(-4))]
+    fake.reads += [(bytes(900), size(1000))]
     batch = make(fake)
     got = [batch.receive() for _ in range(6)]
     assert [(len(one[0]), one[1], one[2]) if one else None for one in got] == [
         (5000, 1200, DESTINATION),
-        *[(700, 700, DESTINATION)] * 4,  # a nonsensical size cannot divide by zero
+        *[(size, size, DESTINATION) for size in (600, 700, 800, 900)],  # a nonsensical size cannot divide by zero
         None,
     ]
+
+
+@pytest.mark.parametrize("gso", [True, False])
+def test_single_datagrams_are_joined(fake: FakeSocket, gso: bool) -> None:
+    """As a system with receive offload does, and nothing is read twice, late or in another order."""
+    other = ("192.0.2.2", 8000)
+    sizes = [(1200, DESTINATION)] * 3 + [(800, DESTINATION), (800, DESTINATION), (1200, DESTINATION), (1200, other)]
+    sizes += [(1200, other)] * 60 + [(40_000, other), (40_000, other), (1, DESTINATION)]
+    datagrams = [(pattern(size + number)[number:], source) for number, (size, source) in enumerate(sizes)]
+    fake.sources = [source for _, source in datagrams]
+    fake.reads = [(data, []) for data, _ in datagrams]
+    batch = make(fake, gso=gso)
+    got = []
+    while (one := batch.receive()) is not None:
+        got.append(one)
+    assert [(len(data), size, source) for data, size, source in got] == [
+        (3 * 1200 + 800, 1200, DESTINATION),
+        (800, 800, DESTINATION),
+        (1200, 1200, DESTINATION),
+        (53 * 1200, 1200, other),  # as many as fit MAX_BYTES
+        (8 * 1200, 1200, other),
+        (40_000, 40_000, other),
+        (40_000, 40_000, other),
+        (1, 1, DESTINATION),
+    ]
+    pieces = [(piece, source) for data, size, source in got for piece in cut(data, size)]
+    assert pieces == datagrams
+
+
+def test_what_the_system_joined_is_given_out_as_it_is(fake: FakeSocket) -> None:
+    joined = [(SOL_UDP, UDP_GRO, struct.pack("=i", 700))]
+    fake.reads = [(bytes(700), []), (bytes(2100), joined), (bytes(700), [])]
+    batch = make(fake)
+    got = [batch.receive() for _ in range(4)]
+    assert [len(one[0]) if one else None for one in got] == [700, 2100, 700, None]
+
+
+def test_nothing_more_is_said_once_and_what_comes_then_is_read(fake: FakeSocket) -> None:
+    batch = make(fake)
+    for size in (5, 6, 7):
+        fake.reads = [(bytes(size), [])]
+        assert batch.receive() == (bytes(size), size, DESTINATION)
+        fake.reads = [(bytes(9), [])]
+        assert batch.receive() is None  # reading would have blocked when it was tried last
+        assert batch.receive() == (bytes(9), 9, DESTINATION)
+        assert batch.receive() is None
 
 
 @pytest.mark.parametrize("gso", [True, False])
