@@ -120,8 +120,8 @@ AIMS = (
     Aim("4 BDP of queue: p95 RTT at most 1.5 x base", Cell("alone", 50, 40, 0, 4, 30), "inflation", 1.5),
     Aim("CUBIC keeps at least 25 %, 1 BDP", Cell("cubic", 50, 40, 0, 1, 30), "other", 0.25),
     Aim("CUBIC keeps at least 25 %, 4 BDP", Cell("cubic", 50, 40, 0, 4, 30), "other", 0.25),
-    Aim("two of ours: the weaker has a third, 1 BDP", Cell("two", 50, 40, 0, 1, 30), "other", 1 / 3),
-    Aim("two of ours: the weaker has a third, 4 BDP", Cell("two", 50, 40, 0, 4, 30), "other", 1 / 3),
+    Aim("two of ours: the weaker has 30 %, 1 BDP", Cell("two", 50, 40, 0, 1, 30), "other", 0.30),
+    Aim("two of ours: the weaker has 30 %, 4 BDP", Cell("two", 50, 40, 0, 4, 30), "other", 0.30),
 )
 
 

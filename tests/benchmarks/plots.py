@@ -75,9 +75,11 @@ def overview(results: Sequence[Result], folder: Path) -> list[Path]:
             ("dropped in the queue, % of all sent", "drops", [(r, 100 * r.drops) for r in group], 0, 10, "RdYlGn_r"),
         ]
         if kind != "alone":
-            whose = "the weaker one" if kind == "two" else NAMES[kind][1]
             values = [(r, 100 * (r.other or 0.0)) for r in group]
-            tables.append((f"what {whose} got, %", "share", values, 0, 50, "RdYlGn"))
+            if kind == "two":
+                tables.append(("what the weaker one got, %", "share", values, 0, 50, "RdYlGn"))
+            else:  # neither shall starve
+                tables.append((f"what {NAMES[kind][1]} got, %", "share", values, 0, 100, "coolwarm"))
         for words, name, found, low, high, colours in tables:
             files.append(_table(f"{kind}: {words}", found, low, high, colours, folder / f"overview-{kind}-{name}.png"))
     return files
