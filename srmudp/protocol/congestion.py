@@ -45,6 +45,7 @@ class AckSample(NamedTuple):
         smoothed_rtt: None before the first sample.
         delivery_rate: bytes per second by the delivery rate draft; None without a valid sample.
         app_limited: the rate sample was taken while the application had too little to send.
+        scatter: mean difference of successive RTTs, seconds; 0.0 if unknown.
     """
 
     acked_bytes: int
@@ -57,6 +58,7 @@ class AckSample(NamedTuple):
     smoothed_rtt: float | None
     delivery_rate: float | None
     app_limited: bool
+    scatter: float = 0.0
 
 
 class Controller(Protocol):
@@ -86,6 +88,9 @@ class Controller(Protocol):
 
     def on_lost(self, now: float, lost_bytes: int, newest_lost_sent: float, in_flight: int) -> None:
         """A timer declared loss; ``in_flight`` is what remains."""
+
+    def on_late(self, size: int, sent_at: float) -> None:
+        """``size`` bytes sent at ``sent_at`` and declared lost arrived after all: that loss was none."""
 
     def on_persistent_congestion(self, now: float) -> None:
         """Everything sent over a long time was lost (RFC 9002 section 7.6)."""
@@ -210,6 +215,9 @@ class Cubic:
         self._congestion(now, newest_lost_sent)
         self._publish()
 
+    def on_late(self, size: int, sent_at: float) -> None:
+        """Nothing: RFC 9438 section 4.9 allows to undo a reduction, and does not ask for it."""
+
     def on_persistent_congestion(self, now: float) -> None:
         """The window is the smallest one and slow start begins again."""
         if self._cwnd > 2.0 * self._segment:  # else it was told before, and nothing has got better since
@@ -288,6 +296,7 @@ class ModelBased:
     name = "bbr"
 
     STARTUP_GAIN = 2.77  # 4 ln 2: the least pacing gain that doubles delivery each round
+    RESTART_GAIN = 2.0
     WINDOW_GAIN = 2.0  # one BDP for the pipe, one for delayed and merged acknowledgements
     CYCLE = (1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     PACING_MARGIN = 0.99  # a standing queue drains slowly even if the estimate is a little high
@@ -297,6 +306,7 @@ class ModelBased:
     PROBE_RTT_SECONDS = 0.2  # long enough for flows that see the queue drain to probe together
     PROBE_RTT_LAN = 0.01  # a few turns of a late thread; a LAN transfer must not notice
     QUEUE_RTT = 1.25
+    QUEUE_SAMPLES = 8  # in a row, until startup believes in a queue (as many as HyStart++, RFC 9406 section 4.2)
     JITTER = 0.001  # RTT differences below this are noise of two operating systems, not a queue
     MAX_LOSS = 0.10
     BOUND_SECONDS = 10.0  # without congestion, until the bound is forgotten: longer than a CUBIC flow's sawtooth
@@ -314,8 +324,11 @@ class ModelBased:
         self._gain = self.STARTUP_GAIN
 
         self._round = 0
+        self._round_low = inf  # smallest RTT of this round
+        self._queued = 0  # successive RTTs in startup that show a queue
         self._next_round_delivered = 0
         self._bandwidth = _MaxFilter()
+        self._rate = 0.0  # samples, smoothed over half a round
         self._bandwidth_round = 0  # stands still while samples say nothing, so that the filter does not forget
         self._full_bandwidth = 0.0
         self._full_rounds = 0
@@ -341,11 +354,14 @@ class ModelBased:
         self._bound = inf  # learnt from loss
         self._curve = _CubicCurve()
         self._cut_at = -inf
+        self._cut_lost = self._cut_late = 0  # bytes sent before: declared lost, and those that came after all
+        self._before_cut: tuple[float, bool] | None = None
         self._episode_start = 0.0
         self._episode_round = 0
         self._episode_acked = 0
         self._episode_lost = 0
         self._episode_rtt = (inf, 0.0)  # smallest, largest
+        self._scatter = 0.0  # mean difference of successive RTTs
         self._episode_peak = 0
         self._in_flight = 0
         self._app_limited = False
@@ -382,8 +398,10 @@ class ModelBased:
         if round_start:
             self._next_round_delivered = sample.delivered
             self._round += 1
+            self._round_low = inf
         if sample.smoothed_rtt is not None:
             self._srtt = sample.smoothed_rtt
+            self._scatter = sample.scatter
         self._update_bandwidth(now, sample, round_start)
         self._update_rtt(now, sample.rtt)
         if sample.acked_bytes:
@@ -394,8 +412,10 @@ class ModelBased:
         self._episode_acked += sample.acked_bytes
         self._count_loss(sample.lost_bytes, sample.newest_lost_sent)
         self._judge_loss(now, round_start)
-        if round_start and not sample.app_limited:
-            self._check_full(now)
+        if not self._full and not sample.app_limited:
+            self._check_queue(sample.rtt)
+            if round_start:
+                self._check_full(now)
         self._advance(now, sample.in_flight, before, sample.lost_bytes > 0)
         self._update_target(sample)
         if self._bound < inf and sample.acked_bytes:
@@ -410,9 +430,23 @@ class ModelBased:
         self._judge_loss(now, False)
         self._publish()
 
+    def on_late(self, size: int, sent_at: float) -> None:
+        """A reduction made for what was mostly no loss is undone, as RFC 9438 section 4.9 does it."""
+        if sent_at > self._cut_at:
+            self._episode_lost = max(0, self._episode_lost - size)
+            return
+        self._cut_late += size
+        if self._before_cut is not None and 2 * self._cut_late > self._cut_lost:
+            self._bound, full = self._before_cut
+            self._before_cut = None
+            self._curve.forget()
+            if not full and self._full:
+                self._start_up()
+            self._publish()
+
     def on_persistent_congestion(self, now: float) -> None:
         """Forgets the bandwidth and starts up again from the smallest window."""
-        self._cut_at = now  # losses that led here count no more; a bound they set stays
+        self._cut_at, self._before_cut = now, None  # losses that led here count no more; a bound they set stays
         self._new_episode(now)
         self._bandwidth.clear()
         self._extra.clear()
@@ -440,11 +474,19 @@ class ModelBased:
             return
         if round_start:
             self._bandwidth_round += 1
+        if self._full:
+            # Records open in lumps, so samples scatter; the filter would keep the luckiest of them.
+            share = 2 * sample.acked_bytes / (sample.in_flight + sample.acked_bytes + sample.lost_bytes)
+            if share < 1.0:
+                rate = self._rate + (rate - self._rate) * share
+        self._rate = rate
         self._bandwidth.update(self._bandwidth_round, now, rate, self._memory)
 
     def _update_rtt(self, now: float, rtt: float | None) -> None:
         if rtt is None or rtt <= 0.0:
             return
+        if rtt < self._round_low:
+            self._round_low = rtt
         low, high = self._episode_rtt
         self._episode_rtt = (min(low, rtt), max(high, rtt))
         if self._phase == "probe_rtt":
@@ -471,12 +513,16 @@ class ModelBased:
     @property
     def _memory(self) -> float:
         """Seconds the filters remember."""
-        return max(self.FILTER_SECONDS, min(self.FILTER_RTTS * self._base_rtt, 10.0))
+        return max(self.FILTER_SECONDS, min(self.FILTER_RTTS * (self._base_rtt + 4 * self._scatter), 10.0))
 
     def _bdp(self, gain: float = 1.0) -> float:
         if self._base_rtt == inf:
             return float(_initial_window(self._segment))
         return gain * self._bandwidth.value * self._base_rtt
+
+    def _pipe(self) -> float:
+        """Bytes that fill the path and no queue, where RTTs scatter too."""
+        return self._bandwidth.value * (self._base_rtt + 2 * self._scatter)
 
     @property
     def _lan(self) -> bool:
@@ -505,6 +551,7 @@ class ModelBased:
 
     def _update_target(self, sample: AckSample) -> None:
         goal = self._bdp(self.WINDOW_GAIN) + 3 * self._batch() + self._extra.value
+        goal += 4 * self._bandwidth.value * self._scatter
         if self._full:
             self._target = min(self._target + sample.acked_bytes, goal)
         elif self._target < goal or sample.delivered < _initial_window(self._segment):
@@ -521,6 +568,9 @@ class ModelBased:
             rate = self._gain * self._bandwidth.value * self.PACING_MARGIN
             if not self._full and self.pacing_rate < inf:
                 rate = max(rate, self.pacing_rate if self._bound == inf else 0.0)
+                # Samples limited by the application, of a handshake say, are no reason to begin slower than at first.
+                if self._srtt and self._bound == inf:
+                    rate = max(rate, self._gain * _initial_window(self._segment) / self._srtt)
             if self._srtt:
                 rate = max(rate, 4 * self._segment / self._srtt)
             self.pacing_rate = rate
@@ -529,10 +579,16 @@ class ModelBased:
 
     # -- phases --------------------------------------------------------------------------------------------------
 
+    def _check_queue(self, rtt: float | None) -> None:
+        """Startup is over where a queue stands, too: rounds grow with it, and three of them are long."""
+        if rtt is None or self._lan:
+            return
+        queue = (self.QUEUE_RTT - 1.0) * self._base_rtt + self.JITTER + 4 * self._scatter
+        self._queued = self._queued + 1 if rtt > self._base_rtt + queue else 0
+        self._full = self._queued >= self.QUEUE_SAMPLES
+
     def _check_full(self, now: float) -> None:
         """Startup is over when three rounds brought less than a quarter more bandwidth."""
-        if self._full:
-            return
         if self._bandwidth.value >= 1.25 * self._full_bandwidth:
             self._full_bandwidth, self._full_rounds, self._full_since = self._bandwidth.value, 0, now
             return
@@ -541,10 +597,18 @@ class ModelBased:
         if self._full_rounds >= 3 and (not self._lan or now - self._full_since > 0.015):
             self._full = True
 
+    def _start_up(self) -> None:
+        """There is much more to be had: double again."""
+        self._phase, self._gain, self._full = "startup", self.RESTART_GAIN, False
+        self._full_bandwidth, self._full_rounds, self._queued = self._bandwidth.value, 0, 0
+
     def _advance(self, now: float, in_flight: int, before: int, lost: bool) -> None:
         if self._phase == "startup" and self._full:
-            self._phase, self._gain = "drain", 1 / self.STARTUP_GAIN
-        if self._phase == "drain" and in_flight <= self._bdp() + self._batch():
+            self._phase, self._gain, self._cycle_start = "drain", 1 / self.STARTUP_GAIN, now
+        # What lies in no queue cannot be drained: where the path just became longer, or RTTs scatter.
+        if self._phase == "drain" and (
+            in_flight <= self._pipe() + self._batch() or now - self._cycle_start > 2 * (self._srtt or 0.0)
+        ):
             # The protocol rooms have no randomness; the clock spreads flows over the cycle well enough. Not in 1.25
             # (there is nothing to find yet), nor in 0.75 (just drained).
             self._enter_cycle(now, 2 + int(now * 1e5) % 6)
@@ -570,18 +634,21 @@ class ModelBased:
 
     def _advance_cycle(self, now: float, before: int, lost: bool) -> None:
         elapsed = now - self._cycle_start
-        length = max(self._base_rtt, self.LAN_RTT)
+        length = max(self._base_rtt + 2 * self._scatter, self.LAN_RTT)
         done = elapsed > length
         if self._gain > 1.0:
             # Long enough for the extra to show: under way, or lost. A bound window never shows it, hence the limit.
-            reached = before >= self._bdp(self._gain) or before + self._batch() >= self.window
+            reached = before >= self._gain * self._pipe() or before + self._batch() >= self.window
             done = done and (lost or reached or elapsed > 2 * length)
         elif self._gain < 1.0:
-            done = done or before <= self._bdp()
+            done = before <= self._pipe() or elapsed > 2 * length
         if done:
             # If the last attempt found more, try again at once: ten times the bandwidth takes 1 s at 40 ms, not 4 s.
             found = self._cycle == 2 and self._bandwidth.value > 1.15 * self._cycle_bandwidth
-            self._enter_cycle(now, 0 if found else (self._cycle + 1) % len(self.CYCLE))
+            if found and self._round_low < 1.1 * self._base_rtt + 2 * self._scatter and not self._lan:
+                self._start_up()
+            else:
+                self._enter_cycle(now, 0 if found else (self._cycle + 1) % len(self.CYCLE))
 
     def _advance_probe_rtt(self, now: float, in_flight: int) -> None:
         if self._probe_rtt_end is None:
@@ -598,8 +665,10 @@ class ModelBased:
     # -- loss ----------------------------------------------------------------------------------------------------
 
     def _count_loss(self, lost: int, newest_sent: float) -> None:
-        if newest_sent > self._cut_at:  # older ones belong to the reduction already made
+        if newest_sent > self._cut_at:
             self._episode_lost += lost
+        else:  # they belong to the reduction already made
+            self._cut_lost += lost
 
     def _judge_loss(self, now: float, round_start: bool) -> None:
         if self._episode_lost:
@@ -607,7 +676,10 @@ class ModelBased:
             lost = self._episode_lost / self._segment
             # Surely above: few packets prove little, so two and a half standard deviations are granted to chance.
             limit = self.MAX_LOSS * count + 2.5 * sqrt(self.MAX_LOSS * (1 - self.MAX_LOSS) * count)
-            if lost > limit and lost >= 4:
+            # At the end of a round, or at once where it is much of what is under way: records open in lumps, so that
+            # the share over a part of a round says little.
+            done = round_start and self._round != self._episode_round
+            if lost > limit and lost >= 4 and (done or 4 * self._episode_lost >= self._episode_peak):
                 self._cut(now)
                 return
         # A round, but not so short that all its RTTs may be late ones.
@@ -616,7 +688,7 @@ class ModelBased:
         low, high = self._episode_rtt
         # A queue lifts all RTTs of a round; late threads scatter them. Hence the smallest one counts, and it must be
         # lifted by more than they scatter.
-        queue = max((self.QUEUE_RTT - 1.0) * self._base_rtt, self.JITTER, high - low)
+        queue = max((self.QUEUE_RTT - 1.0) * self._base_rtt, self.JITTER, high - low, 4 * self._scatter)
         if self._episode_lost and inf > low > self._base_rtt + queue:
             self._cut(now)
         else:
@@ -625,6 +697,8 @@ class ModelBased:
     def _cut(self, now: float) -> None:
         # Half the window at least: a sender with little to send proved little, and must not find the path shut later.
         under_way = min(self.window, max(self._episode_peak, self.window // 2))
+        self._before_cut = self._bound, self._full
+        self._cut_lost, self._cut_late = self._episode_lost, 0
         self._bound = max(self._curve.cut(float(under_way)), float(self._least()))
         self._cut_at = now
         if not self._app_limited:

@@ -262,10 +262,7 @@ class RecordReceiver:
                 self._make_room(aad)
             return None
         self._forget(aad)
-        opened = self._open(header, aad, b"".join([piece for piece in pieces if piece is not None]), now)
-        if opened is not None:
-            self._transmissions.add(header.first, header.first + header.count - 1)
-        return opened
+        return self._open(header, aad, b"".join([piece for piece in pieces if piece is not None]), now)
 
     def _hint(self, transmissions: Sequence[tuple[int, int]]) -> None:
         for first, last in transmissions:

@@ -32,6 +32,12 @@ GRANULARITY: Final = 0.001
 PACKET_THRESHOLD: Final = 3
 """RFC 9002 section 6.1.1; grows when reordering is seen."""
 MAX_PACKET_THRESHOLD: Final = 64
+"""Where datagrams overtake more than this many others, counting them says nothing and time alone decides (RFC 8985)."""
+BY_TIME: Final = 1 << 62
+MAX_REORDER: Final = 0.5
+"""Seconds granted to reordering at most: what is really lost is found later by so much."""
+REORDER_MEMORY: Final = 10.0
+"""Seconds without reordering after which half of what was granted to it is taken back."""
 INITIAL_RTT: Final = 0.25
 """Assumed before a sample. RFC 9002 says 0.333; the handshake just crossed the path."""
 MIN_PROBE_TIMEOUT: Final = 0.010
@@ -270,6 +276,10 @@ class Recovery:
         self._largest_hinted = -1
         self._largest_sent_at = 0.0
         self._threshold = PACKET_THRESHOLD
+        self._reorder = 0.0  # seconds granted to reordering, learnt from what came after it was declared lost
+        self._reordered_at = now
+        self._samples = 0
+        self._last_sample = self._scatter = 0.0
         self._last_eliciting = now
         self._loss_time: float | None = None
         self._hinted_records: dict[int, SentRecord] = {}  # wholly hinted, not opened
@@ -328,6 +338,7 @@ class Recovery:
         if ack.opened and ack.opened[0][1] >= next_number:
             raise RemoteProtocolError("acknowledged a record that was never sent")
         rtt_record: SentRecord | None = None
+        largest_before = self._opened.last or 0
         for first, last in ack.opened:
             for gap_first, gap_last in self._opened.missing(first, last):
                 if self.skips.among(gap_first, gap_last):
@@ -338,8 +349,11 @@ class Recovery:
                     flight = self._arrived(record, now)
                     if flight is not None and (newest is None or flight.sent_at >= newest.sent_at):
                         newest = flight
-                    if not record.resent and (rtt_record is None or record.header.number > rtt_record.header.number):
-                        rtt_record = record
+                    if not record.resent:
+                        if record.header.number < largest_before:
+                            self._on_overtaken(now - record.sent_at, now)
+                        elif rtt_record is None or record.header.number > rtt_record.header.number:
+                            rtt_record = record
         largest_new = ack.opened[0][1] if ack.opened else -1
         for first, last in ack.transmissions:
             if first >= next_transmission:
@@ -361,6 +375,7 @@ class Recovery:
         if rtt_record is not None and rtt_record.header.number == largest_new:
             sampled = max(now - rtt_record.sent_at, GRANULARITY / 100)
             rtt.update(sampled, min(ack.delay_us / 1e6, self.peer_ack_delay), now)
+            self._note_scatter(sampled)
         lost, newest_lost_sent = self._detect_lost(now, outcome)
         rate, app_limited = None, False
         if newest is not None or progress:
@@ -387,9 +402,18 @@ class Recovery:
                     smoothed_rtt=rtt.smoothed if rtt.latest is not None else None,
                     delivery_rate=rate,
                     app_limited=app_limited,
+                    scatter=self._scatter,
                 ),
             )
         return outcome
+
+    def _note_scatter(self, sample: float) -> None:
+        """The mean difference of successive RTTs (RFC 3550 section 6.4.1): scatter counts, a growing queue hardly."""
+        if self._samples:
+            self._scatter += (abs(sample - self._last_sample) - self._scatter) / self._samples
+        if self._samples < 16:
+            self._samples += 1
+        self._last_sample = sample
 
     def _note_loss(self, acked: int, lost: int) -> None:
         share = lost / (lost + acked)
@@ -451,9 +475,7 @@ class Recovery:
             mask = ((1 << (high - low + 1)) - 1) << low
             late = flight.lost & mask
             if late:
-                # It was only late. RFC 9002 section 6.1.1 allows the threshold to adapt.
-                distance = self._largest_hinted - (flight.first + low)
-                self._threshold = min(MAX_PACKET_THRESHOLD, max(self._threshold, distance + 1))
+                self._on_late(flight, self._largest_hinted - (flight.first + low), late.bit_count() * flight.size, now)
                 flight.lost &= ~late
             got = flight.pending & mask
             record = flight.record
@@ -470,6 +492,37 @@ class Recovery:
                     self._largest_sent_at = flight.sent_at
                 progress = True
         return progress
+
+    def _on_overtaken(self, sample: float, now: float) -> None:
+        """A record was opened after later ones: be so patient that the like of it is not taken for lost.
+
+        RFC 9002 section 6.1.2 lets the time threshold adapt; as in RFC 8985 section 6.2 (RACK) it does so by what is
+        seen. Being no RTT sample (section 5.1), it shows how far RTTs scatter all the same.
+        """
+        rtt = self.path.rtt
+        self._reorder = min(max(self._reorder, sample - max(rtt.smoothed, rtt.latest or 0.0)), MAX_REORDER)
+        self._reordered_at = now
+        self._note_scatter(sample)
+
+    def _on_late(self, flight: Flight, distance: int, size: int, now: float) -> None:
+        """What was declared lost was only late.
+
+        RFC 9002 section 6.1.1 lets the packet threshold adapt. Where overtaking is common it gives way to the clock.
+        """
+        if distance + 1 > self._threshold:
+            self._threshold = distance + 1 if distance < MAX_PACKET_THRESHOLD else BY_TIME
+        self._reordered_at = now
+        if flight.record.header.number in self._opened:  # else it is but said to have come
+            self._on_overtaken(now - flight.sent_at, now)
+            self.path.controller.on_late(size, flight.sent_at)
+
+    def _calm(self, now: float) -> None:
+        """Nothing overtook anything for a while."""
+        self._reordered_at = now
+        self._reorder /= 2
+        if self._reorder < self.path.rtt.smoothed / 8:
+            self._reorder = 0.0
+            self._threshold = PACKET_THRESHOLD
 
     def _retire(self, record: SentRecord) -> None:
         if record.probe:
@@ -488,8 +541,10 @@ class Recovery:
         if largest < 0:
             return 0, -inf
         rtt = self.path.rtt
-        delay = max(rtt.smoothed, rtt.latest or 0.0) * 9 / 8
-        delay = max(delay, GRANULARITY)
+        if (self._reorder or self._threshold > PACKET_THRESHOLD) and now - self._reordered_at > REORDER_MEMORY:
+            self._calm(now)
+        delay = max(rtt.smoothed, rtt.latest or 0.0)
+        delay = max(delay + max(delay / 8, self._reorder), GRANULARITY)
         lost_bytes = 0
         newest_lost_sent = -inf
         flights = self._flights
@@ -576,8 +631,10 @@ class Recovery:
 
     def _probe_interval(self) -> float:
         """RFC 9002 section 6.2.1: the probe timeout with its backoff."""
-        timeout = self.path.rtt.probe_timeout(self.peer_ack_delay)
-        return min(timeout * (1 << min(self.probes, MAX_BACKOFF)), max(timeout, MAX_PROBE_INTERVAL))
+        timeout = self.path.rtt.probe_timeout(self.peer_ack_delay) + self._reorder
+        # Not in step with outages that come regularly: one of the next few falls between them.
+        most = MAX_PROBE_INTERVAL * (1 - self.probes % 4 / 16)
+        return min(timeout * (1 << min(self.probes, MAX_BACKOFF)), max(timeout, most))
 
     def on_timer(self, now: float) -> tuple[AckOutcome, bool]:
         """Find what time has proven lost.

@@ -46,6 +46,7 @@ class Watched:
     def __init__(self) -> None:
         self.samples: list[AckSample] = []
         self.losses: list[tuple[int, float]] = []
+        self.late: list[tuple[int, float]] = []
         self.persistent = 0
 
     def on_sent(self, now: float, size: int, in_flight: int, app_limited: bool) -> None:
@@ -56,6 +57,9 @@ class Watched:
 
     def on_lost(self, now: float, lost_bytes: int, newest_lost_sent: float, in_flight: int) -> None:
         self.losses.append((lost_bytes, newest_lost_sent))
+
+    def on_late(self, size: int, sent_at: float) -> None:
+        self.late.append((size, sent_at))
 
     def on_persistent_congestion(self, now: float) -> None:
         self.persistent += 1
@@ -274,13 +278,56 @@ def test_reordering_raises_the_threshold_to_what_was_seen() -> None:
     assert numbers_of(outcome.again) == [base]
 
 
-def test_the_threshold_is_bounded() -> None:
+def test_where_overtaking_is_common_time_alone_decides() -> None:
+    """RFC 8985 (RACK): past MAX_PACKET_THRESHOLD the count is not asked, until there was no reordering for a while."""
     sender = Sender()
     for _ in range(500):
         sender.send(0.0)
     sender.ack(0.1, range(1, 500))
     sender.ack(0.101, range(500))
-    assert sender.recovery._threshold == MAX_PACKET_THRESHOLD
+    for _ in range(500):
+        sender.send(1.0)
+    assert not sender.ack(1.1, [*range(500), *range(501, 1000)]).again
+    assert numbers_of(sender.recovery.on_timer(1.0 + 9 / 8 * 0.101)[0].again) == [500]
+    for number in range(3 * MAX_PACKET_THRESHOLD):
+        sender.send(2.0 + number)
+        sender.ack(2.1 + number, range(501, 1001 + number))
+    for _ in range(5):
+        sender.send(500.0)
+    first = sender.number - 5
+    assert numbers_of(sender.ack(500.1, [first + 3]).again) == [first]
+
+
+def test_patience_follows_what_was_overtaken() -> None:
+    """Half a round trip late, two times: the second time it is not taken for lost. What really is is, 50 ms later."""
+    sender = Sender()
+    sender.send(0.0)
+    sender.send(0.0)
+    sender.ack(0.1, [1])
+    assert numbers_of(sender.recovery.on_timer(0.1125)[0].again) == [0]
+    sender.ack(0.15, [0, 1])
+    assert sender.controller.late == [(SIZE, 0.0)]
+    for _ in range(2):
+        sender.send(1.0)
+    sender.ack(1.1, [0, 1, 3])
+    assert sender.recovery.next_timer() == pytest.approx(1.15)
+    assert not sender.recovery.on_timer(1.149)[0].again
+    assert numbers_of(sender.recovery.on_timer(1.151)[0].again) == [2]
+
+
+def test_scatter_of_round_trips_is_the_mean_difference_of_neighbours() -> None:
+    """RFC 3550 section 6.4.1. What was overtaken counts here, though it is no sample of the RTT."""
+    sender = Sender()
+    for _ in range(4):
+        sender.send(0.0)
+    sender.ack(0.10, [0])
+    sender.ack(0.11, [0, 1])
+    assert sender.controller.samples[-1].scatter == pytest.approx(0.01)
+    sender.ack(0.13, [0, 1, 3])
+    assert sender.controller.samples[-1].scatter == pytest.approx((0.01 + 0.02) / 2)
+    sender.ack(0.14, [0, 1, 2, 3])
+    assert sender.path.rtt.latest == pytest.approx(0.13)
+    assert sender.controller.samples[-1].scatter == pytest.approx((0.01 + 0.02 + 0.01) / 3)
 
 
 def test_lost_segments_of_a_long_record_go_again_as_they_are() -> None:
@@ -477,7 +524,8 @@ def test_probe_timeouts_double_up_to_a_bound_and_begin_anew_with_progress() -> N
     now = 1.0
     for attempt in range(9):
         when = sender.recovery.next_timer()
-        assert when == pytest.approx(now + min(timeout * 2 ** min(attempt, MAX_BACKOFF), MAX_PROBE_INTERVAL))
+        most = MAX_PROBE_INTERVAL * (1 - attempt % 4 / 16)  # out of step with what happens at regular times
+        assert when == pytest.approx(now + min(timeout * 2 ** min(attempt, MAX_BACKOFF), most))
         assert when is not None
         assert sender.recovery.on_timer(when - 1e-6)[1] is False
         outcome, probe = sender.recovery.on_timer(when)
