@@ -537,8 +537,14 @@ class ModelBased:
         return max(min(self._batch_segments * self._segment, BATCH_BYTES), self._segment)
 
     def _least(self) -> int:
-        """The smallest window that congestion leaves: a full batch on a LAN, four segments elsewhere."""
-        return max(self._full_batch if self._lan else 0, 4 * self._segment)
+        """The smallest window that congestion leaves: four segments; on a LAN a batch, and what it carries in LAN_RTT.
+
+        With less its two ends wait for each other's turns, and no switch is so small for its rate.
+        """
+        if not self._lan:
+            return 4 * self._segment
+        carried = min(self._bandwidth.value * self.LAN_RTT, float(self.LAN_BATCHES * self._full_batch))
+        return max(int(carried), self._full_batch, 4 * self._segment)
 
     def _floor(self) -> float:
         """The smallest window the model gives; see "very small RTTs" above."""
