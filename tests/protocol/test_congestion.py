@@ -1,7 +1,8 @@
 """Controllers and pacer in virtual time, over a small model of a link: rate, delay, FIFO queue, random loss, lateness.
 
 The sender of the model is ideal: it always has data, knows its losses as RFC 9002's packet threshold would, and
-measures delivery rates by the delivery rate draft. One event is one batch.
+measures delivery rates by the delivery rate draft. One event is one batch. What the whole sender makes of
+a link, and of others on it, is in ``test_congestion_grid``.
 """
 
 from __future__ import annotations
@@ -255,30 +256,7 @@ def run(
     return flow
 
 
-def share(first: Controller, second: Controller, queue: float, *, until: float, begin: float, start: float) -> float:
-    """The first flow's share of a link of 10 Mbit/s and 40 ms that the second one enters at ``start``."""
-    clock, rate = Clock(), 10 * MBIT
-    link = Link(clock, rate, 0.04, queue * rate * 0.04)
-    flows = Flow(clock, link, first), Flow(clock, link, second, start=start)
-    clock.run(until)
-    one, two = (flow.rate(begin, until) for flow in flows)
-    assert one + two > 0.9 * rate  # between them they fill it
-    return one / (one + two)
-
-
 # --- ModelBased on links
-
-
-@pytest.mark.parametrize(("loss", "least"), [(0.0, 0.85), (0.01, 0.85), (0.05, 0.70)])
-def test_random_loss_does_not_slow_the_model(loss: float, least: float) -> None:
-    flow = run(ModelBased(SEGMENT), 10, 0.04, 1, loss=loss)
-    assert flow.rate(0.5, 3.0) >= least * 10 * MBIT
-
-
-def test_alone_it_keeps_a_deep_queue_nearly_empty() -> None:
-    flow = run(ModelBased(SEGMENT), 10, 0.04, 4)
-    assert flow.rate(1.0, 3.0) >= 0.95 * 10 * MBIT
-    assert flow.rtt_percentile(1.0, 0.95) <= 1.5 * 0.04
 
 
 @pytest.mark.parametrize("queue", [0.25, 1.0])
@@ -379,17 +357,6 @@ def test_a_longer_way_is_learnt() -> None:
     assert "probe_rtt" in flow.states
     assert controller.state == "probe_bw"
     assert controller.base_rtt == pytest.approx(0.08, rel=0.1)
-
-
-@pytest.mark.parametrize(("queue", "start"), [(1.0, 1.5), (4.0, 1.5)])
-def test_two_models_share(queue: float, start: float) -> None:
-    assert 0.25 <= share(ModelBased(SEGMENT), ModelBased(SEGMENT), queue, until=8.0, begin=4.0, start=start) <= 0.75
-
-
-@pytest.mark.parametrize("queue", [1.0, 4.0])
-def test_a_cubic_flow_keeps_a_quarter_and_leaves_something(queue: float) -> None:
-    model = share(ModelBased(SEGMENT), Cubic(SEGMENT), queue, until=10.0, begin=3.0, start=0.5)
-    assert 0.1 <= model <= 0.75
 
 
 # --- ModelBased, call by call
