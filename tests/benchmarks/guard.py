@@ -94,7 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table["ratios"] = {**limits, **{name: round(ratio, 3) for name, ratio in now.items()}}
         FILE.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
         return int(bool(failed))
-    return int(bool(bad or failed))
+    if not limits:
+        print("there is nothing to compare with: --update writes it")
+    return int(bool(bad or failed or not limits))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ from tests.benchmarks.runs import Quiet, Run, adapters
 SPARE = 60.0
 """Seconds for each round of runs that may go into making some again on a quieter machine."""
 
+HOPELESS = 2
+"""Failures, and nothing else, after which another library is not tried again in a row."""
+
 
 def choose(options: argparse.Namespace, certificate: str) -> tuple[Context, dict[str, str]]:
     """The libraries to be measured, and why the others are not."""
@@ -37,7 +40,7 @@ def choose(options: argparse.Namespace, certificate: str) -> tuple[Context, dict
             skipped[name] = why_not
         else:
             chosen[name] = (module, adapter)
-    return Context(chosen, certificate, options.quick), skipped
+    return Context(chosen, certificate, options.quick, bool(options.only)), skipped
 
 
 def wanted(name: str, texts: Sequence[str]) -> bool:
@@ -65,6 +68,8 @@ class Session:
         began = time.monotonic()
         for number in range(self.options.runs):
             for (row, who), make in self.entrants.items():
+                if self.hopeless(row, who):
+                    continue
                 made = self.quiet(partial(make, number))
                 self.runs[row, who].append(made)
                 first = row.kind.columns[0]
@@ -76,6 +81,11 @@ class Session:
         for runs in self.runs.values():  # the quietest moment may have come last
             for made in runs:
                 made.slow = made.spin / self.quiet.spinner.quiet
+
+    def hopeless(self, row: Row, who: str) -> bool:
+        """Whether another library has failed so often that its next failure tells nothing new."""
+        failures = [made.error for made in self.runs[row, who]]
+        return len(failures) >= HOPELESS and all(failures) and not who.startswith("srmudp")
 
     def rows(self) -> list[dict[str, Any]]:
         """For the report."""
