@@ -18,6 +18,9 @@ MIB = 1024 * KIB
 CHANNELS = 64
 """Channels of a connection, numbered from 0. A constant of the protocol: a SESSION_START fits one datagram with it."""
 
+PRIORITIES = range(-128, 128)
+"""Priorities of messages. Only the sender knows them."""
+
 MIN_MTU = 1000
 """Bytes of UDP payload every path must bear (the floor of path MTU discovery)."""
 

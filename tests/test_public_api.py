@@ -48,7 +48,7 @@ EXPORTED = [
 SIGNATURES = {
     "__init__": "(port=0, peers=None, *, host='', name=None, identity=None, known_peers=None, accept=False, "
     "timeout=21.0, span=3.0, config=None)",
-    "send": "(data, recipient=None, *, channel=0, reliable=True, ttl=None, timeout=None)",
+    "send": "(data, recipient=None, *, channel=0, reliable=True, ttl=None, timeout=None, priority=0)",
     "receive": "(timeout=None)",
     "add_peers": "(peers)",
     "add_peer": "(name, spec)",

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, Final, TypeVar
 
-from ..config import CHANNELS, Config
+from ..config import CHANNELS, PRIORITIES, Config
 from ..crypto.backend import Backend
 from ..crypto.keys import Identity, static_key_of
 from ..exceptions import DecodeError, MessageTooBig
@@ -388,18 +388,31 @@ class Endpoint:
         return False
 
     def send_message(
-        self, name: str, content: bytes, *, channel: int, reliable: bool, ttl: float | None, now: float
+        self,
+        name: str,
+        content: bytes,
+        *,
+        channel: int,
+        reliable: bool,
+        ttl: float | None,
+        now: float,
+        priority: int = 0,
     ) -> int:
         """Queue a message; MessageSettled with the returned token tells its end.
+
+        Args:
+            priority: the channel of the highest that waits goes first. Unreliable messages go before all others.
 
         Raises:
             UnknownPeer: there is no such peer.
             MessageTooBig: larger than we or the peer take.
-            ValueError: no such channel.
+            ValueError: no such channel or priority.
         """
         peer = self._registry.named(name)
         if not 0 <= channel < CHANNELS:
             raise ValueError(f"channel must be between 0 and {CHANNELS - 1}, not {channel}")
+        if priority and priority not in PRIORITIES:
+            raise ValueError(f"priority must be between {PRIORITIES[0]} and {PRIORITIES[-1]}, not {priority}")
         connection = peer.connection
         limit = self.config.max_message_size
         if connection.peer_max_message is not None:
@@ -414,7 +427,7 @@ class Endpoint:
         if peer.state is PeerState.PASSIVE:
             self._events.append(MessageSettled(token, name, Failure.REMOVED_US))
             return token
-        connection.send_message(token, content, channel, reliable, now + ttl if ttl is not None else None)
+        connection.send_message(token, content, channel, reliable, now + ttl if ttl is not None else None, priority)
         if not reliable:
             peer.collect_settled(now)  # it may have found no room
         if not peer.ready:

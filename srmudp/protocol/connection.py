@@ -134,10 +134,12 @@ class Connection:
 
     # --- commands
 
-    def send_message(self, token: int, content: bytes, channel: int, reliable: bool, expires: float | None) -> None:
+    def send_message(
+        self, token: int, content: bytes, channel: int, reliable: bool, expires: float | None, priority: int = 0
+    ) -> None:
         """Queue a message; ``poll_transmit`` sends it as soon as it may."""
         if reliable:
-            self.sending.add(token, channel, content, expires)
+            self.sending.add(token, channel, content, expires, priority)
         else:
             self.unreliable_out.add(token, channel, content, expires)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
 
+from ..config import PRIORITIES
 from ..exceptions import RemoteProtocolError
 from ..wire.frames import MAX_PART_HEADER, message_part_header, whole_message_header
 from .credit import MAX_SEQUENCE, OVERHEAD
@@ -38,6 +39,7 @@ class OutgoingMessage:
         "content",
         "expires",
         "grant",
+        "priority",
         "sent",
         "sequence",
         "size",
@@ -45,8 +47,9 @@ class OutgoingMessage:
         "withdrawn",
     )
 
-    def __init__(self, token: int, channel: int, content: bytes, expires: float | None) -> None:
+    def __init__(self, token: int, channel: int, content: bytes, expires: float | None, priority: int = 0) -> None:
         self.token = token
+        self.priority = priority
         self.channel = channel
         self.content = content
         self.size = len(content)
@@ -73,7 +76,7 @@ class OutgoingMessage:
 class SendChannel:
     """One channel's outgoing order."""
 
-    __slots__ = ("charged", "current", "next_sequence", "number", "resend", "started", "waiting")
+    __slots__ = ("charged", "current", "next_sequence", "number", "ranks", "resend", "started", "waiting")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -83,6 +86,31 @@ class SendChannel:
         self.resend: deque[Chunk] = deque()
         self.next_sequence = 0
         self.charged = 0
+        self.ranks: dict[int, int] = {}  # priority other than 0: how many in `waiting` and `current` have it
+
+    def rank(self) -> int:
+        """The highest priority of what waits here: those behind it wait for it, so it goes as they do."""
+        rank = self.resend[0][0].priority if self.resend else PRIORITIES[0]  # the first is the next to go
+        if self.waiting or self.current is not None:
+            rank = max(rank, *self.ranks) if self.ranks else max(rank, 0)
+            if rank < 0 and sum(self.ranks.values()) < len(self.waiting) + (self.current is not None):
+                rank = 0
+        return rank
+
+    def unrank(self, priority: int) -> None:
+        """A message of this priority, not 0, has been sent whole."""
+        left = self.ranks.get(priority, 0) - 1
+        if left > 0:
+            self.ranks[priority] = left
+        else:
+            self.ranks.pop(priority, None)
+
+    def recount_ranks(self) -> None:
+        """Count anew what waits, after more than its head changed."""
+        self.ranks.clear()
+        for message in self.waiting if self.current is None else (self.current, *self.waiting):
+            if message.priority:
+                self.ranks[message.priority] = self.ranks.get(message.priority, 0) + 1
 
 
 class SendHalf:
@@ -105,12 +133,14 @@ class SendHalf:
 
     # --- commands
 
-    def add(self, token: int, channel: int, content: bytes, expires: float | None) -> None:
+    def add(self, token: int, channel: int, content: bytes, expires: float | None, priority: int = 0) -> None:
         """Queue a message behind those of its channel."""
         state = self.channels.get(channel)
         if state is None:
             state = self.channels[channel] = SendChannel(channel)
-        state.waiting.append(OutgoingMessage(token, channel, content, expires))
+        state.waiting.append(OutgoingMessage(token, channel, content, expires, priority))
+        if priority:
+            state.ranks[priority] = state.ranks.get(priority, 0) + 1
         self.queued_bytes += len(content)
         self.queued_messages += 1
         if expires is not None:
@@ -172,6 +202,7 @@ class SendHalf:
         message.content = b""
         if state.current is message:
             state.current = None
+            state.recount_ranks()
         self._rotate_in(state)
 
     def _fail_waiting(self, state: SendChannel, doomed: Callable[[OutgoingMessage], bool], reason: Failure) -> None:
@@ -183,6 +214,7 @@ class SendHalf:
                 else:
                     kept.append(message)
             state.waiting = kept
+            state.recount_ranks()
 
     # --- session start
 
@@ -205,6 +237,7 @@ class SendHalf:
             state.resend.clear()
             state.next_sequence = 0
             state.charged = 0
+            state.recount_ranks()
             self._rotate_in(state)
         self.withdrawals.clear()
         self.charged = 0
@@ -232,6 +265,7 @@ class SendHalf:
             self.charged += state.charged
             unsent = last is not None and not last.withdrawn and (last.sent < last.size or state.current is last)
             state.current = last if unsent else None
+            state.recount_ranks()
             # Parts may have been taken for a record that was never sealed: what is not known to be there goes again.
             state.resend.clear()
             for message in state.started:
@@ -274,6 +308,7 @@ class SendHalf:
             state.current = None
             state.resend.clear()
             state.next_sequence = expected
+            state.recount_ranks()
         else:
             for message in state.started:
                 if message.sequence < expected:
@@ -377,7 +412,7 @@ class SendHalf:
         """At least how many bytes the channel whose turn it is has to send; credit apart."""
         if not self._rotation:
             return 0
-        state = self._rotation[0]
+        state = self._whose_turn()
         size = 0
         if state.resend:
             size = sum(end - start for _, start, end in islice(state.resend, 8))
@@ -400,7 +435,7 @@ class SendHalf:
         """
         used = 0
         for _ in range(len(self._rotation)):
-            state = self._rotation[0]
+            state = self._whose_turn()
             took, more = self._fill_channel(state, room - used, out, chunks)
             used += took
             self._rotation.popleft()
@@ -411,6 +446,17 @@ class SendHalf:
             if (took and one_channel) or room - used < MAX_PART_HEADER + 1:
                 break
         return used
+
+    def _whose_turn(self) -> SendChannel:
+        """The channel of the highest rank; of equal ones that which waited longest. It is then first in rotation."""
+        rotation = self._rotation
+        first = rotation[0]
+        if len(rotation) > 1:
+            first = max(rotation, key=SendChannel.rank)  # the first of equal ones
+            if first is not rotation[0]:
+                rotation.remove(first)
+                rotation.appendleft(first)
+        return first
 
     def _fill_channel(
         self, state: SendChannel, room: int, out: list[bytes | memoryview], chunks: list[Chunk]
@@ -463,6 +509,8 @@ class SendHalf:
             if size:
                 self._recharge(state, current, OVERHEAD + max(0, stop - current.grant))
             state.current = current if stop < current.size else None
+            if state.current is None and current.priority:
+                state.unrank(current.priority)
 
     def _fill_whole(self, state: SendChannel, room: int, out: list[bytes | memoryview], chunks: list[Chunk]) -> int:
         """The waiting messages that fit as they are. Says and does the same as the general way, in a fraction of it."""
@@ -488,6 +536,8 @@ class SendHalf:
             out.append(message.content)
             chunks.append((message, 0, size))
             message.sent = size
+            if message.priority:
+                state.unrank(message.priority)
             used += len(header) + size
             left -= 1
         state.charged += charged

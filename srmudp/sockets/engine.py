@@ -67,6 +67,7 @@ class Letter(NamedTuple):
     channel: int
     reliable: bool
     ttl: float | None
+    priority: int = 0
 
 
 class Engine:
@@ -396,8 +397,10 @@ class Engine:
         return delivery
 
     def _queue(self, now: float, delivery: Delivery, name: str, letter: Letter) -> None:
-        content, channel, reliable, ttl = letter
-        token = self.driver.endpoint.send_message(name, content, channel=channel, reliable=reliable, ttl=ttl, now=now)
+        content, channel, reliable, ttl, priority = letter
+        token = self.driver.endpoint.send_message(
+            name, content, channel=channel, reliable=reliable, ttl=ttl, now=now, priority=priority
+        )
         self._deliveries[token] = delivery, name
         delivery.expect(name)
 

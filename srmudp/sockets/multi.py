@@ -11,7 +11,7 @@ from math import isfinite
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from ..config import CHANNELS, Config
+from ..config import CHANNELS, PRIORITIES, Config
 from ..crypto.backend import select_backend
 from ..crypto.keys import Identity, verification_code
 from ..exceptions import LocalProtocolError, SocketClosed, UnknownPeer
@@ -252,6 +252,7 @@ class MultiHolepunchSocket:
         reliable: bool = True,
         ttl: float | None = None,
         timeout: float | None = None,
+        priority: int = 0,
     ) -> Delivery:
         """Send one message. Returns once it is queued; this very call encrypts and transmits what the window allows.
 
@@ -266,6 +267,9 @@ class MultiHolepunchSocket:
             reliable: False sends once and never again; such messages may be lost or overtake each other.
             ttl: seconds after which a peer that has not taken it need not any more; the delivery then fails.
             timeout: seconds to wait for room in a full queue; None means the socket's ``timeout``, 0 never waits.
+            priority: -128 to 127; while the network is slower than the program, the channel with the highest priority
+                waiting in it goes first, and others have to wait. Within a channel the order stays as it is. Unreliable
+                messages go before all others anyway.
 
         Returns:
             A :class:`Delivery`, which tells who took it; ignoring it is fine.
@@ -287,6 +291,8 @@ class MultiHolepunchSocket:
         content = _content(data)
         if isinstance(channel, bool) or not isinstance(channel, int) or not 0 <= channel < CHANNELS:
             raise ValueError(f"channel must be between 0 and {CHANNELS - 1}, not {channel!r}")
+        if isinstance(priority, bool) or not isinstance(priority, int) or priority not in PRIORITIES:
+            raise ValueError(f"priority must be between {PRIORITIES[0]} and {PRIORITIES[-1]}, not {priority!r}")
         if ttl is not None and not ttl > 0:
             raise ValueError(f"ttl must be a positive number of seconds or None, not {ttl!r}")
         timeout = _check_timeout(timeout)
@@ -295,7 +301,7 @@ class MultiHolepunchSocket:
             for name in recipient:
                 if not isinstance(name, str):
                     raise TypeError(f"recipients are names (str), not {type(name).__name__}")
-        return self._engine.send(Letter(content, channel, bool(reliable), ttl), recipient, timeout)
+        return self._engine.send(Letter(content, channel, bool(reliable), ttl, priority), recipient, timeout)
 
     def receive(self, timeout: float | None = None) -> Message | None:
         """The next message, from whomever it came. What it returns counts as taken: the sender is told.

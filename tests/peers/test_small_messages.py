@@ -6,7 +6,7 @@ from typing import Any
 
 from srmudp.protocol.events import MessageArrived
 from srmudp.wire.packet import RECORD
-from tests.endpoints import Recorder, pair, send
+from tests.endpoints import Recorder, pair, send, settled
 from tests.simnet import Link, SimNet, SimNode
 
 LAN = Link(latency=50e-6)
@@ -36,3 +36,28 @@ def test_an_echo_takes_one_datagram_each_way() -> None:
     _echo(net, a, b, 200)
     assert len(record.of(RECORD, source=a)) == 200
     assert len(record.of(RECORD, source=b)) == 200
+
+
+def test_a_small_message_overtakes_a_large_one_in_flight() -> None:
+    """Within twice the base RTT and 10 ms, on a link that the large one fills: 100 Mbit/s, a queue of half a BDP."""
+    latency, rate = 0.01, 12_500_000
+    link = Link(latency=latency, rate=rate, queue_bytes=int(rate * latency))
+    net, a, b = pair(link=link, max_mtu=1472)
+    came: dict[bytes, float] = {}
+
+    def note(sim: SimNode, event: Any) -> None:
+        if isinstance(event, MessageArrived):
+            came[event.content[:8]] = net.now
+            sim.do(sim.node.message_taken, event)
+
+    b.on_event = note
+    large = send(a, b, bytes(16 << 20))
+    waits: list[float] = []
+    for number in range(8):
+        net.run(0.05)
+        began, word = net.now, b"word %3d" % number
+        send(a, b, word, channel=1)
+        assert settled(a, large) is None, "the large message was over too soon"
+        assert net.run_until(lambda word=word: word in came, 1.0)  # type: ignore[misc]
+        waits.append(came[word] - began)
+    assert max(waits) < 2 * 2 * latency + 0.010, waits

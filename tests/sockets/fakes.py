@@ -131,7 +131,15 @@ class FakeEndpoint:
                 self.events.append(RoomFreed(name))
 
     def send_message(
-        self, name: str, content: bytes, *, channel: int, reliable: bool, ttl: float | None, now: float
+        self,
+        name: str,
+        content: bytes,
+        *,
+        channel: int,
+        reliable: bool,
+        ttl: float | None,
+        now: float,
+        priority: int = 0,
     ) -> int:
         address = self.need(name).address
         self.token += 1

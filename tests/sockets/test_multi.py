@@ -138,7 +138,15 @@ def test_what_send_refuses(pair: tuple[MultiHolepunchSocket, MultiHolepunchSocke
             a.send(data)  # type: ignore[arg-type]
     with pytest.raises(UnknownPeer, match="nobody"):
         a.send(b"x", ["b", "nobody"])
-    for options in ({"channel": 64}, {"channel": -1}, {"channel": "0"}, {"ttl": 0}, {"timeout": -1}):
+    for options in (
+        {"channel": 64},
+        {"channel": -1},
+        {"channel": "0"},
+        {"ttl": 0},
+        {"timeout": -1},
+        {"priority": 128},
+        {"priority": 1.5},
+    ):
         with pytest.raises(ValueError):
             a.send(b"x", **options)
     with pytest.raises(TypeError):
