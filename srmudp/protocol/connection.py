@@ -121,6 +121,7 @@ class Connection:
         config = self._config
         self._controls = Controls(self.sending, self.receiving, config.channel_window // 4, config.max_ack_delay)
         self._resends: deque[tuple[SentRecord, int]] = deque()
+        self._resent = False  # the last batch of data was one of these
         self._start_due = False  # our SessionStart has not left yet
         self._start_acked = False
         self._peer_started = False
@@ -478,6 +479,11 @@ class Connection:
         if not segments:
             return None
         if self._resends:
+            # Another channel's few words must not wait for all that a large message has lost.
+            if self._resent and self.sending.give_turn_to_brief(single_room(path.mtu) // 2):
+                self._resent = False
+                return self._single(now)
+            self._resent = True
             resent = self._resend(segments, now)
             if resent is not None:
                 return resent

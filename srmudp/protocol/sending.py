@@ -412,15 +412,19 @@ class SendHalf:
         """At least how many bytes the channel whose turn it is has to send; credit apart."""
         if not self._rotation:
             return 0
-        state = self._whose_turn()
-        size = 0
-        if state.resend:
-            size = sum(end - start for _, start, end in islice(state.resend, 8))
-        if state.current is not None:
-            size += state.current.size - state.current.sent
-        if state.waiting:
-            size += sum(message.size + MAX_PART_HEADER for message in islice(state.waiting, 64))
-        return size
+        return _size_waiting(self._whose_turn())
+
+    def give_turn_to_brief(self, limit: int) -> bool:
+        """Have the turn be that of a channel with at most so many bytes to send, if none of higher rank waits."""
+        if not self._rotation:
+            return False
+        rank = self._whose_turn().rank()
+        for state in self._rotation:
+            if state.rank() == rank and _size_waiting(state) <= limit:
+                self._rotation.remove(state)
+                self._rotation.appendleft(state)
+                return True
+        return False
 
     def fill(self, room: int, out: list[bytes | memoryview], chunks: list[Chunk], *, one_channel: bool) -> int:
         """Append message parts of at most ``room`` bytes together.
@@ -588,3 +592,15 @@ class SendHalf:
         if message.expires is not None:
             self._expiring -= 1
         self.settled.append((message.token, failure))
+
+
+def _size_waiting(state: SendChannel) -> int:
+    """At least how many bytes a channel has to send; credit apart."""
+    size = 0
+    if state.resend:
+        size = sum(end - start for _, start, end in islice(state.resend, 8))
+    if state.current is not None:
+        size += state.current.size - state.current.sent
+    if state.waiting:
+        size += sum(message.size + MAX_PART_HEADER for message in islice(state.waiting, 64))
+    return size

@@ -73,6 +73,22 @@ def test_what_was_lost_keeps_its_rank() -> None:
     assert _order(half) == [2, 1]
 
 
+def test_few_words_get_a_turn_between_what_a_large_message_lost_unless_that_ranks_higher() -> None:
+    half = _half()
+    assert not half.give_turn_to_brief(500)
+    _add(half, 1, 0, 100_000)
+    _add(half, 2, 0, 2000)
+    assert not half.give_turn_to_brief(500)
+    _add(half, 3, 0, 10)
+    assert half.give_turn_to_brief(500)
+    chunks: list[Chunk] = []
+    half.fill(1000, [], chunks, one_channel=True)
+    assert [message.channel for message, _, _ in chunks] == [3]
+    _add(half, 3, 0, 10)
+    _add(half, 2, 1, 2000)
+    assert not half.give_turn_to_brief(500)
+
+
 def test_the_counts_of_ranks_stay_right_whatever_happens() -> None:
     dice = random.Random(5)
     half = _half()
