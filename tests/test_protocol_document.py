@@ -72,12 +72,13 @@ def annex(backend: Backend) -> dict[str, bytes | str]:
     session_a = Session(backend, agreed_a, Counter(), 1 << 20, 0.0)
     session_b = Session(backend, agreed_b, Counter(), 1 << 20, 0.0)
     limits = (5000, 4_194_304, 16_777_216, 67_108_864)
+    buffer = 8_388_608
     a_memory, b_memory, nothing = bytes([0xA1]) * 8, bytes([0xB1]) * 8, bytes(8)
-    established = serialise(Established()) + serialise(SessionStart(b_memory, nothing, *limits))
+    established = serialise(Established()) + serialise(SessionStart(b_memory, nothing, *limits, (), buffer))
     record_b0 = session_b.seal(established, 1200)
     first = b"".join(
         (
-            serialise(SessionStart(a_memory, b_memory, *limits, (ChannelState(0, 0, None),))),
+            serialise(SessionStart(a_memory, b_memory, *limits, (ChannelState(0, 0, None),), buffer)),
             serialise(Ack(250, ((0, 0),), ((0, 0),))),
             serialise(MessagePart(0, 0, 0, 10, b"Hello, Bob")),
         )

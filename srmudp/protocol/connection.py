@@ -66,6 +66,13 @@ BUFFER_COST: Final = 3
 """Bytes of a socket's buffer that a byte of a datagram takes at most: systems count their own overhead too."""
 TURN: Final = 0.010
 """Seconds by which a thread's turn comes late where another one computes: two switch intervals."""
+LEAST_TURN: Final = 0.002
+"""The same where RTTs show no such lateness."""
+LATENESS: Final = 4
+"""A reader comes so many times later at worst than RTTs scatter in the mean."""
+LEAST_BUFFER: Final = 16 * 1024
+LARGEST_BUFFER: Final = 1 << 26
+"""Between these the size of a socket buffer is believed."""
 NO_MEMORY: Final = bytes(8)
 BRIEF_CHANNELS: Final = 4
 """Channels stated in an ESTABLISHED at most: it must not be larger than the SHARED_KEY it answers."""
@@ -125,6 +132,7 @@ class Connection:
         self._start_due = False  # our SessionStart has not left yet
         self._start_acked = False
         self._peer_started = False
+        self._peer_buffer = self._config.socket_buffer  # until it tells
         self._acks = AckTiming(config.max_ack_delay)
         self._acks_alone = 0
         self._newest = -1  # record number opened
@@ -279,6 +287,7 @@ class Connection:
             config.connection_window,
             config.max_message_size,
             channels,
+            config.socket_buffer,
         )
 
     # --- input
@@ -360,6 +369,8 @@ class Connection:
         self.recovery.peer_ack_delay = min(frame.max_ack_delay_us / 1e6, 1.0)
         self.peer_max_message = frame.max_message_size
         self.sending.fail_larger(frame.max_message_size)
+        if frame.receive_buffer:
+            self._peer_buffer = min(max(frame.receive_buffer, LEAST_BUFFER), LARGEST_BUFFER)
         if frame.memory != self._peer_memory:
             if self._peer_memory != NO_MEMORY:
                 self._restart()
@@ -532,15 +543,18 @@ class Connection:
         return wanted
 
     def _window(self) -> int:
-        """Bytes that may be under way: what the controller allows, and no more than overflows nobody's socket.
+        """Bytes that may be under way: what the controller allows, and no more than the peer's system keeps for it.
 
-        A thread's turn comes milliseconds late; the peer's system keeps what arrives meanwhile. How much it keeps we
-        cannot know; it is taken for what ours keeps. Of a short path that is all that is under way, of a long one a
-        part.
+        A thread's turn comes milliseconds late, and what arrives meanwhile must fit into its socket's buffer: of a
+        short path that is all that is under way, of a long one, where it arrives spread out, a part.
         """
-        path = self.path
+        path, recovery = self.path, self.recovery
         assert path is not None
-        kept = self._config.socket_buffer / BUFFER_COST * max(1.0, path.rtt.minimum / TURN)
+        assert recovery is not None
+        kept = self._peer_buffer / BUFFER_COST
+        if path.rtt.minimum > LEAST_TURN:
+            turn = min(max(LATENESS * recovery.scatter, LEAST_TURN), TURN)
+            kept *= max(1.0, path.rtt.minimum / turn)
         return min(path.controller.window, max(int(kept), 2 * path.mtu))
 
     def _bulk(self, segments: int, now: float) -> tuple[bytes, int] | None:

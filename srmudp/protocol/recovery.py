@@ -38,6 +38,8 @@ MAX_REORDER: Final = 0.5
 """Seconds granted to reordering at most: what is really lost is found later by so much."""
 REORDER_MEMORY: Final = 10.0
 """Seconds without reordering after which half of what was granted to it is taken back."""
+SCATTER_SAMPLES: Final = 16
+"""RTTs over which their scatter is averaged."""
 INITIAL_RTT: Final = 0.25
 """Assumed before a sample. RFC 9002 says 0.333; the handshake just crossed the path."""
 MIN_PROBE_TIMEOUT: Final = 0.010
@@ -407,11 +409,16 @@ class Recovery:
             )
         return outcome
 
+    @property
+    def scatter(self) -> float:
+        """The mean difference of successive RTTs, seconds; ``inf`` before there are enough of them."""
+        return self._scatter if self._samples >= SCATTER_SAMPLES else inf
+
     def _note_scatter(self, sample: float) -> None:
         """The mean difference of successive RTTs (RFC 3550 section 6.4.1): scatter counts, a growing queue hardly."""
         if self._samples:
             self._scatter += (abs(sample - self._last_sample) - self._scatter) / self._samples
-        if self._samples < 16:
+        if self._samples < SCATTER_SAMPLES:
             self._samples += 1
         self._last_sample = sample
 

@@ -215,6 +215,8 @@ class SessionStart:
         channel_window: bytes it takes in one channel.
         connection_window: bytes it takes in all channels.
         max_message_size: largest message it takes, bytes.
+        receive_buffer: bytes its system keeps of what has come and is not read yet; 0 if it does not know. It counts
+            its own overhead too.
         channels: those in use, each once.
     """
 
@@ -225,6 +227,7 @@ class SessionStart:
     connection_window: int
     max_message_size: int
     channels: tuple[ChannelState, ...] = ()
+    receive_buffer: int = 0
 
     def serialise(self) -> bytes:
         """Raises ``ValueError`` if a channel comes twice, or a memory is not 8 bytes or zero."""
@@ -232,7 +235,10 @@ class SessionStart:
             raise ValueError("a memory is 8 bytes")
         if len({state.channel for state in self.channels}) != len(self.channels):
             raise ValueError("a channel comes twice")
-        limits = (self.max_ack_delay_us, self.channel_window, self.connection_window, self.max_message_size)
+        limits = (
+            *(self.max_ack_delay_us, self.channel_window, self.connection_window, self.max_message_size),
+            self.receive_buffer,
+        )
         parts = [b"\x03", self.memory, self.about, *map(encode_varint, limits), encode_varint(len(self.channels))]
         for state in self.channels:
             parts.append(_channel_byte(state.channel))
@@ -247,7 +253,7 @@ class SessionStart:
         if not any(memory):
             raise DecodeError("a memory of zeros")
         limits = (reader.varint(), reader.varint(), reader.varint(), reader.varint())
-        count = reader.varint()
+        receive_buffer, count = reader.varint(), reader.varint()
         if count > CHANNELS:
             raise DecodeError(f"{count} channels")
         channels = []
@@ -256,7 +262,7 @@ class SessionStart:
             channels.append(ChannelState(channel, first, expected - 1 if expected else None))
         if len({state.channel for state in channels}) != count:
             raise DecodeError("a channel comes twice")
-        return cls(memory, about, *limits, tuple(channels))
+        return cls(memory, about, *limits, tuple(channels), receive_buffer)
 
 
 class MessagePart(NamedTuple):

@@ -153,7 +153,7 @@ def _frames(put: Put) -> None:
     made: dict[str, frames.Frame] = {
         "full": Ack(VARINT_MAX, spread, spread, spread),
         "everything": Ack(0, ((0, VARINT_MAX),)),
-        "all-channels": SessionStart(b"\1" * 8, b"\2" * 8, 0, VARINT_MAX, VARINT_MAX, VARINT_MAX, states),
+        "all-channels": SessionStart(b"\1" * 8, b"\2" * 8, 0, VARINT_MAX, VARINT_MAX, VARINT_MAX, states, VARINT_MAX),
         "empty": MessagePart(0, 0, 0, 0, b""),
         "far": MessagePart(63, VARINT_MAX, VARINT_MAX - 1, VARINT_MAX, b"x"),
         "huge": UnreliablePart(0, VARINT_MAX, 0, VARINT_MAX, b"x"),

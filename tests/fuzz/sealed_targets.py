@@ -316,9 +316,9 @@ def _start(world: HostileWorld, rng: random.Random) -> bytes:
         frames.ChannelState(channel, world.around(rng), rng.choice((None, min(world.around(rng), VARINT_MAX - 1))))
         for channel in rng.sample(range(CHANNELS), rng.choice((0, 1, 4, 64)))
     )
-    delay, channel, connection, largest = (world.around(rng) for _ in range(4))
+    delay, channel, connection, largest, buffer = (world.around(rng) for _ in range(5))
     memory, about = rng.choice((rng.randbytes(8), b"\1" * 8)), rng.choice((about, bytes(8)))
-    return frames.serialise(frames.SessionStart(memory, about, delay, channel, connection, largest, states))
+    return frames.serialise(frames.SessionStart(memory, about, delay, channel, connection, largest, states, buffer))
 
 
 def _keys(world: HostileWorld, rng: random.Random) -> bytes:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from srmudp.config import Config
 from srmudp.protocol.congestion import AckSample
-from srmudp.protocol.connection import BUFFER_COST, PACED_BATCH, TURN, Connection
+from srmudp.protocol.connection import (
+    BUFFER_COST,
+    LARGEST_BUFFER,
+    LEAST_BUFFER,
+    LEAST_TURN,
+    PACED_BATCH,
+    TURN,
+    Connection,
+)
 from tests.connections import Duo
 
 MTU = 1200
@@ -91,16 +100,49 @@ def test_late_too_a_record_is_no_more_than_a_quarter_of_the_window() -> None:
     assert records(connection, punctual(connection) + 0.018)[0] == 4
 
 
+def under_way(connection: Connection, window: int) -> int:
+    """Bytes under way when no more may follow, or half a window."""
+    assert connection.recovery is not None
+    stuck = 0
+    while (when := connection.next_timer()) is not None and connection.recovery.in_flight < window // 2 and stuck < 3:
+        stuck = 0 if records(connection, when + 0.02) else stuck + 1
+    return connection.recovery.in_flight
+
+
 @pytest.mark.parametrize("latency", [0.0002, 0.02])
 def test_no_more_is_under_way_than_a_late_reader_can_bear(latency: float) -> None:
-    """What comes while a thread has to wait for its turn stays in the system's buffer, which is often a small one."""
+    """What comes while a thread has to wait for its turn stays in the system's buffer, which is often a small one.
+
+    The reader tells how large its buffer is; ours does not matter.
+    """
     buffer, window = 425_984, 2000 * MTU
-    _, connection = sending(window, latency=latency, config=Config(socket_buffer=buffer))
-    assert connection.recovery is not None
-    while (when := connection.next_timer()) is not None and connection.recovery.in_flight < window // 2:
-        if not records(connection, when + 0.02) and connection.recovery.in_flight > buffer / BUFFER_COST / 2:
-            break
+    _, connection = sending(window, latency=latency, config=Config(), config_b=Config(socket_buffer=buffer))
+    in_flight = under_way(connection, window)
     assert connection.path is not None
     turns = max(1.0, connection.path.rtt.minimum / TURN)  # with the ack delay there was
-    assert connection.recovery.in_flight <= buffer / BUFFER_COST * turns
-    assert connection.recovery.in_flight >= 0.7 * buffer / BUFFER_COST * turns, "but nearly as much"
+    assert in_flight <= buffer / BUFFER_COST * turns
+    assert in_flight >= 0.7 * buffer / BUFFER_COST * turns, "but nearly as much"
+
+
+@pytest.mark.parametrize(("scatter", "turn"), [(0.0, LEAST_TURN), (0.001, 0.004), (0.1, TURN)])
+def test_a_reader_is_as_late_as_round_trips_scatter(scatter: float, turn: float) -> None:
+    """Over a long path what arrives is spread out: a reader that comes in time needs little room for it."""
+    buffer, window = 65_536, 2000 * MTU
+    _, connection = sending(window, latency=0.02, config_b=Config(socket_buffer=buffer))
+    assert connection.recovery is not None
+    assert connection.path is not None
+    connection.recovery._samples, connection.recovery._scatter = 16, scatter
+    most = buffer / BUFFER_COST * connection.path.rtt.minimum / turn
+    assert 0.7 * most <= under_way(connection, window) <= most
+
+
+@pytest.mark.parametrize(("told", "believed"), [(0, 4 << 20), (1, LEAST_BUFFER), ((1 << 62) - 1, LARGEST_BUFFER)])
+def test_what_is_told_of_a_buffer_is_believed_within_limits(
+    told: int, believed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = Connection.session_start
+    monkeypatch.setattr(
+        Connection, "session_start", lambda self, *, brief=False: replace(inner(self, brief=brief), receive_buffer=told)
+    )
+    _, connection = sending(window=2000 * MTU, latency=0.0002)
+    assert connection._window() == min(2000 * MTU, max(believed // BUFFER_COST, 2 * MTU))
