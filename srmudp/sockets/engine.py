@@ -517,7 +517,8 @@ class Engine:
             except SocketClosed:
                 return None
             if letter is None:
-                letter = inbox.get(None if deadline is None else max(0.0, deadline - monotonic()))
+                remaining = None if deadline is None else max(0.0, deadline - monotonic())
+                letter = driver.lease.wait(inbox.get, remaining)
         if letter is None:
             return None
         message, arrived = letter

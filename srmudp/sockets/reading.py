@@ -16,7 +16,9 @@ from collections.abc import Callable
 from math import inf
 from threading import Lock, get_ident
 from time import monotonic
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 LEASE: Final = 4.0
 """Seconds a reader promises at most, and then anew. Also how long the socket goes unread should it vanish."""
@@ -38,6 +40,7 @@ class Lease:
         self._lock = Lock()  # the reader's
         self._holder: int | None = None  # its thread
         self._until = -inf  # the lease: the receiver thread reads from then on
+        self._others: set[int] = set()  # threads that wait for what the reader, or the receiver thread, brings
         self._turns = 0  # times a reader went away
         self._seen = 0  # turns when the receiver thread looked last
         self._sleeps_until = -inf  # the receiver thread
@@ -71,10 +74,23 @@ class Lease:
         """This thread has what it waited for, and may be back soon."""
         self._holder = None
         self._lock.release()
+        if self._others:
+            self.end()
+            return
         self._turns += 1
         self._until = until = monotonic() + GRACE
         if self._sleeps_until > until:
             self._wake()
+
+    def wait(self, get: Callable[[float | None], T], timeout: float | None) -> T:
+        """What ``get(timeout)`` returns, which waits for what others read."""
+        me = get_ident()
+        try:
+            self._others.add(me)
+            self.waive()
+            return get(timeout)
+        finally:
+            self._others.discard(me)
 
     def end(self) -> None:
         """Nobody will be back: the receiver thread is to read at once."""

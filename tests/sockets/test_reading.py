@@ -121,6 +121,28 @@ def test_who_waits_for_something_else_lets_the_receiver_thread_read(clock: Clock
     assert not lease.lasts
 
 
+def test_while_others_wait_the_receiver_thread_takes_over_at_once(clock: Clock) -> None:
+    lease = clock.lease
+    inside, go_on = threading.Event(), threading.Event()
+
+    def get(timeout: float | None) -> bool:
+        inside.set()
+        return go_on.wait(timeout)
+
+    lease.enter()
+    thread = threading.Thread(target=lambda: lease.wait(get, 5.0))
+    thread.start()
+    assert inside.wait(5)
+    assert lease.lasts, "the other one does read"
+    lease.leave()
+    assert not lease.lasts
+    go_on.set()
+    thread.join(5)
+    lease.enter()
+    lease.leave()
+    assert lease.lasts
+
+
 # --- with a driver ---
 
 
