@@ -263,7 +263,8 @@ class SendHalf:
                 message.charge = OVERHEAD + max(0, message.sent - message.grant)
                 state.charged += message.charge
             self.charged += state.charged
-            unsent = last is not None and not last.withdrawn and (last.sent < last.size or state.current is last)
+            # An empty message needs no other part after this: _send_missing sends its only one.
+            unsent = last is not None and not last.withdrawn and last.sent < last.size
             state.current = last if unsent else None
             state.recount_ranks()
             # Parts may have been taken for a record that was never sealed: what is not known to be there goes again.

@@ -20,7 +20,7 @@ from srmudp.protocol.events import Failure
 from srmudp.protocol.receiving import ReceiveHalf
 from srmudp.protocol.sending import Chunk, OutgoingMessage, SendHalf
 from srmudp.wire.codec import VARINT_MAX
-from srmudp.wire.frames import MAX_FRAMES, MAX_PART_HEADER, ChannelState, MessagePart, parse_frames
+from srmudp.wire.frames import MAX_FRAMES, MAX_PART_HEADER, ChannelState, MessagePart, parse_frames, serialise
 from tests.connections import Duo, Side
 
 WINDOW = 64 * 1024
@@ -527,6 +527,26 @@ def test_recount_mends_whatever_an_interrupt_left_undone(what: str) -> None:
     assert step > 3
 
 
+@pytest.mark.parametrize("size", [0, 3000])
+def test_recount_sends_no_empty_part_of_what_was_sent_whole(size: int) -> None:
+    """The interrupt strikes after the last part was made and before the message is noted as over."""
+    sender = half(8000, 16_000)
+    sender.add(0, 0, b"x" * size, None)
+    _, chunks = fill(sender, 8000)
+    state = sender.channels[0]
+    state.current = state.started[0]
+    for chunk in chunks:
+        sender.on_lost(*chunk)
+    sender.recount()
+    parts, chunks = drain(sender)
+    lengths = [len(MessagePart(*part).data) for part in parts]
+    assert sum(lengths) == size
+    assert all(lengths) if size else lengths == [0]
+    acknowledge(sender, chunks)
+    sender.on_taken(0, 1)
+    assert sender.settled == [(0, None)]
+
+
 def _finish(sender: SendHalf, taken: int) -> None:
     """Play an honest peer, who took the first of channel 0, until everything is settled: every token exactly once."""
     receiver = ReceiveHalf(
@@ -537,7 +557,9 @@ def _finish(sender: SendHalf, taken: int) -> None:
         parts, chunks = drain(sender)
         acknowledge(sender, chunks)
         for part in parts:
-            for number, sequence, content in receiver.on_part(MessagePart(*part)):
+            (frame,) = parse_frames(serialise(MessagePart(*part)))  # as strict as a peer is
+            assert isinstance(frame, MessagePart)
+            for number, sequence, content in receiver.on_part(frame):
                 assert len(set(content)) <= 1
                 receiver.on_application_took(number, sequence)
         for number, sequence in sender.withdrawals:
