@@ -288,6 +288,7 @@ class Recovery:
         # Delivery rate estimation (draft-cheng-iccrg-delivery-rate-estimation).
         self._delivered = 0
         self._delivered_at = now
+        self._ack_at = now
         self._first_sent_at = now
         self._app_limited_until = 0
         self.mtu_changed = False
@@ -334,6 +335,8 @@ class Recovery:
             RemoteProtocolError: it names a record that was never sent.
         """
         outcome = AckOutcome()
+        # What the peer held the ack back for is no property of the path: rates are measured by when it read the data.
+        self._ack_at = max(self._ack_at, now - min(ack.delay_us / 1e6, self.peer_ack_delay))
         newest: Flight | None = None
         progress = False
         delivered_before = self._delivered
@@ -383,7 +386,7 @@ class Recovery:
         if newest is not None or progress:
             self.probes = 0
         if newest is not None:
-            elapsed = max(now - newest.delivered_at, newest.sent_at - newest.started_at)
+            elapsed = max(self._ack_at - newest.delivered_at, newest.sent_at - newest.started_at)
             if elapsed > MIN_RATE_INTERVAL and self._delivered > newest.delivered:
                 rate = (self._delivered - newest.delivered) / elapsed
                 app_limited = newest.app_limited
@@ -451,7 +454,7 @@ class Recovery:
         else:
             self.path.discovery.on_acked(record.flights[0].size, record.sent_at)
         if newest is not None:
-            self._delivered_at = now
+            self._delivered_at = self._ack_at
         self._hinted_records.pop(record.header.number, None)
         if not record.resent:
             flight = record.flights[0]

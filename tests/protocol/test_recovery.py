@@ -212,6 +212,19 @@ def test_the_peer_cannot_claim_more_delay_than_it_announced() -> None:
     assert sender.path.rtt.smoothed == pytest.approx(0.11)
 
 
+@pytest.mark.parametrize(("delay", "believed"), [(0.0, 0.0), (0.005, 0.005), (0.09, 0.02)])
+def test_rates_are_measured_by_when_the_peer_read_the_data(delay: float, believed: float) -> None:
+    """How long it holds an acknowledgement back is no property of the path."""
+    sender = Sender()
+    sender.recovery.peer_ack_delay = 0.02
+    sender.send(0.0)
+    sender.send(0.0)
+    sender.ack(0.105, [0], delay=delay)
+    sender.send(0.106)
+    sender.ack(0.256, [0, 1, 2])
+    assert sender.controller.samples[-1].delivery_rate == pytest.approx(2 * SIZE / (0.151 + believed))
+
+
 # --- loss (RFC 9002 section 6.1)
 
 
