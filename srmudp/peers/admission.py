@@ -266,6 +266,8 @@ class Admission:
 
     def next_timer(self) -> float | None:
         """When :meth:`expire` has something to do."""
+        if not self._by_punch and not self._pending:
+            return None
         # Both are in the order of their times; called with every datagram, so nothing may be walked through.
         times = [half_open.created_at + ATTEMPT_LIFETIME for half_open in islice(self._by_punch.values(), 1)]
         times += [question.since + PENDING_SECONDS for question in islice(self._pending.values(), 1)]

@@ -511,13 +511,15 @@ class Endpoint:
         while ready:
             peer = self._at_work = ready[0]
             transmit = peer.poll_transmit(now)
-            if transmit is not None:
+            if transmit is not None and not peer.is_idle(now):
                 ready.rotate(-1)
                 return transmit
             ready.popleft()
             peer.ready = False
             if not self._closed:
                 self._schedule(peer)
+            if transmit is not None:
+                return transmit
         return None
 
     def next_timer(self) -> float | None:

@@ -724,15 +724,19 @@ class Peer:
 
     # --- output
 
+    def is_idle(self, now: float) -> bool:
+        """True if nothing waits to be sent."""
+        return not self.outbox and (self.proof is not None or self.connection.is_idle(now))
+
     def poll_transmit(self, now: float) -> Transmit | None:
         """The next batch for the transport."""
         if self.outbox:
             return self.outbox.popleft()
         connection = self.connection
+        if self.proof is not None or connection.is_idle(now):
+            return None
         if connection.session is not None and connection.session.worn_out:
             self.lose("the keys of the session are worn out", now)
-        if self.proof is not None:
-            return None
         batch = connection.poll_transmit(now)
         if batch is None:
             return None
