@@ -159,6 +159,7 @@ class Driver:
         self._poller = Poller(transport.fileno(), self._wakeup.fileno())
         self._nudge = Wakeup()
         self._read_lock = threading.Lock()  # two may read for a moment; what they read must be handled in order
+        self._unread = False  # a transport may have read more than it gave out, of which the descriptor says nothing
         self._readers_poller = Poller(transport.fileno(), self._nudge.fileno())
         self.lease = Lease(self._wakeup.set, self._nudge.set)
         self._gathered = 0  # calls whose output was put off
@@ -349,7 +350,9 @@ class Driver:
                 if result is not None or self._stopping or (deadline is not None and now >= deadline):
                     return result
                 self.lease.renew()
-                limit = LEASE / 2 if deadline is None else min(LEASE / 2, deadline - now)
+                limit = 0.0 if self._unread else LEASE / 2
+                if deadline is not None:
+                    limit = min(limit, deadline - now)
                 try:
                     woken, _ = self._readers_poller.wait(timeout=limit)
                 except (OSError, ValueError):
@@ -367,6 +370,8 @@ class Driver:
             raise
         finally:
             self.lease.leave()
+            if self._unread:
+                self._wakeup.set()
 
     def _forget(self, topics: Sequence[Hashable], baton: Baton) -> None:
         with self._lock:
@@ -528,7 +533,8 @@ class Driver:
                 away = self.lease.stand_by()
                 if not away:
                     self.work_off_notes()  # who made them has not come back
-                woken, writable = self._poller.wait(reading=not away, writing=self._blocked, timeout=away or None)
+                limit = away or (0.0 if self._unread else None)
+                woken, writable = self._poller.wait(reading=not away, writing=self._blocked, timeout=limit)
                 if woken:
                     self._wakeup.clear()
                 if writable:
@@ -568,12 +574,14 @@ class Driver:
         """What has come, as much as one turn takes, and whether that was all."""
         receive_batch = self.transport.receive_batch
         batches: list[Batch] = []
+        self._unread = True
         while len(batches) < _BURST:
             batch = receive_batch()
             if batch is None:
-                return batches, True
+                self._unread = False
+                break
             batches.append(batch)
-        return batches, False
+        return batches, not self._unread
 
     def _handle(self, batches: list[Batch], ended: bool, between: Callable[[], None]) -> None:
         """Feed ``batches`` to the endpoint, letting go of the lock every now and then to do what is ``between``."""

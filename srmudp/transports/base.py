@@ -18,8 +18,8 @@ class Batch(NamedTuple):
 class Transport(Protocol):
     """A non-blocking mover of datagrams. Understands none of them.
 
-    ``receive_batch`` is called by the receiver thread alone, ``send_batch`` by one thread at a time (the driver's send
-    lock); the two may run at once.
+    Of ``receive_batch`` and of ``send_batch`` each is called by one thread at a time (the driver's locks see to that);
+    the two may run at once.
     """
 
     max_segments: int
@@ -30,7 +30,10 @@ class Transport(Protocol):
         ...
 
     def receive_batch(self) -> Batch | None:
-        """The next batch, or None when reading would block. Never raises because of the network."""
+        """The next batch, or None when reading would block. Never raises because of the network.
+
+        Until it says None there may be more, even if the descriptor is not readable.
+        """
         ...
 
     def send_batch(self, payload: bytes, segment_size: int, destination: Address) -> int:

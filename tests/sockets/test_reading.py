@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from srmudp.sockets import driver as module
 from srmudp.sockets import reading
 from srmudp.sockets.driver import Driver
 from srmudp.sockets.reading import GRACE, LEASE, Lease
+from srmudp.transports.base import Batch
 
 from .conftest import Rig
 from .fakes import FakeEndpoint, FakeTransport, Transmit, arrived
@@ -182,6 +184,23 @@ def test_who_waits_reads_and_the_receiver_thread_reads_on(bench: Bench) -> None:
     assert bench.handled[1][0] == threading.current_thread().name
     assert bench.handled[2][0] == "srmudp-receiver"
     timer.join()
+
+
+@pytest.mark.parametrize("reader", ["application", "receiver thread"])
+def test_what_the_transport_has_read_already_is_not_waited_for(bench: Bench, reader: str) -> None:
+    """More than one burst has come by one wake-up; then the descriptor is silent."""
+    count, transport = module._BURST + 1, bench.transport
+
+    def receive_batch() -> Batch | None:
+        with contextlib.suppress(BlockingIOError):
+            transport.reader.recv(100)
+        return transport.incoming.popleft() if transport.incoming else None
+
+    transport.receive_batch = receive_batch  # type: ignore[method-assign]
+    transport.arrive(*[b"%d" % n for n in range(count)])
+    if reader == "application":
+        assert bench.driver.read_until(bench.has(1), time.monotonic() + 5)
+    reach(lambda: len(bench.handled) == count)
 
 
 def test_waiting_ends_in_time_and_when_the_driver_stops(bench: Bench) -> None:
