@@ -329,6 +329,9 @@ class ModelBased:
         self._next_round_delivered = 0
         self._bandwidth = _MaxFilter()
         self._rate = 0.0  # samples, smoothed over half a round
+        self._rate_before = 0.0  # the same before the burst of acknowledgements that began at _burst_at
+        self._burst_at = -inf
+        self._burst_acked = 0
         self._bandwidth_round = 0  # stands still while samples say nothing, so that the filter does not forget
         self._full_bandwidth = 0.0
         self._full_rounds = 0
@@ -355,6 +358,7 @@ class ModelBased:
         self._curve = _CubicCurve()
         self._cut_at = -inf
         self._cut_lost = self._cut_late = 0  # bytes sent before: declared lost, and those that came after all
+        self._cut_bandwidth = 0.0
         self._before_cut: tuple[float, bool] | None = None
         self._episode_start = 0.0
         self._episode_round = 0
@@ -476,9 +480,13 @@ class ModelBased:
             self._bandwidth_round += 1
         if self._full:
             # Records open in lumps, so samples scatter; the filter would keep the luckiest of them.
-            share = 2 * sample.acked_bytes / (sample.in_flight + sample.acked_bytes + sample.lost_bytes)
+            # Acknowledgements that come in one burst are one: only the last of them has seen all of it.
+            if now > self._burst_at + self.JITTER:
+                self._burst_at, self._burst_acked, self._rate_before = now, 0, self._rate
+            self._burst_acked += sample.acked_bytes
+            share = 2 * self._burst_acked / (sample.in_flight + self._burst_acked)
             if share < 1.0:
-                rate = self._rate + (rate - self._rate) * share
+                rate = self._rate_before + (rate - self._rate_before) * share
         self._rate = rate
         self._bandwidth.update(self._bandwidth_round, now, rate, self._memory)
 
@@ -697,8 +705,14 @@ class ModelBased:
         queue = max((self.QUEUE_RTT - 1.0) * self._base_rtt, self.JITTER, high - low, 4 * self._scatter)
         if self._episode_lost and inf > low > self._base_rtt + queue:
             self._cut(now)
-        else:
-            self._new_episode(now)
+            return
+        if not self._episode_lost and low <= self._base_rtt + queue and self._cut_outgrown():
+            self._bound = inf
+        self._new_episode(now)
+
+    def _cut_outgrown(self) -> bool:
+        """The path, its queue empty, carries much more than when it was cut: it is another path now."""
+        return self._bound < inf and self._bandwidth.value > 1.25 * self._cut_bandwidth
 
     def _cut(self, now: float) -> None:
         # Half the window at least: a sender with little to send proved little, and must not find the path shut later.
@@ -706,7 +720,7 @@ class ModelBased:
         self._before_cut = self._bound, self._full
         self._cut_lost, self._cut_late = self._episode_lost, 0
         self._bound = max(self._curve.cut(float(under_way)), float(self._least()))
-        self._cut_at = now
+        self._cut_at, self._cut_bandwidth = now, self._bandwidth.value
         if not self._app_limited:
             self._full = True
         self._new_episode(now)
