@@ -306,6 +306,7 @@ class ModelBased:
     PROBE_RTT_SECONDS = 0.2  # long enough for flows that see the queue drain to probe together
     PROBE_RTT_LAN = 0.01  # a few turns of a late thread; a LAN transfer must not notice
     QUEUE_RTT = 1.25
+    QUEUE_MEMORY = 30.0
     QUEUE_SAMPLES = 8  # in a row, until startup believes in a queue (as many as HyStart++, RFC 9406 section 4.2)
     JITTER = 0.001  # RTT differences below this are noise of two operating systems, not a queue
     MAX_LOSS = 0.10
@@ -341,6 +342,7 @@ class ModelBased:
         self._base_rtt = inf
         self._base_seen = 0.0  # when an RTT near the base was last seen
         self._recent_rtt = (inf, inf, 0.0)  # smallest of the previous and of the current half window, begin of that
+        self._old_rtt = (inf, inf, 0.0)  # the same over QUEUE_MEMORY
         self._srtt: float | None = None
         self._probe_rtt_end: float | None = None
         self._probe_rtt_round = 0
@@ -458,7 +460,8 @@ class ModelBased:
         self._phase, self._gain = "startup", self.STARTUP_GAIN
         self._full, self._full_bandwidth, self._full_rounds = False, 0.0, 0
         # The way may be another one now: let the next RTT samples speak for themselves.
-        self._base_rtt, self._recent_rtt, self._probe_rtt_end = inf, (inf, inf, now), None
+        self._base_rtt, self._probe_rtt_end = inf, None
+        self._recent_rtt = self._old_rtt = (inf, inf, now)
         self._target = self._floor()
         self._publish()
 
@@ -503,6 +506,11 @@ class ModelBased:
         if now - since > self.MIN_RTT_SECONDS / 2:
             previous, current, since = current, rtt, now
         self._recent_rtt = (previous, min(current, rtt), since)
+        previous, current, since = self._old_rtt
+        if rtt < current or now - since > self.QUEUE_MEMORY / 2:
+            if now - since > self.QUEUE_MEMORY / 2:
+                previous, current, since = current, rtt, now
+            self._old_rtt = (previous, min(current, rtt), since)
         if rtt <= self._base_rtt:
             self._base_rtt, self._base_seen = rtt, now
         elif rtt <= max(1.1 * self._base_rtt, self._base_rtt + self.JITTER / 2):
@@ -703,7 +711,9 @@ class ModelBased:
         # A queue lifts all RTTs of a round; late threads scatter them. Hence the smallest one counts, and it must be
         # lifted by more than they scatter.
         queue = max((self.QUEUE_RTT - 1.0) * self._base_rtt, self.JITTER, high - low, 4 * self._scatter)
-        if self._episode_lost and inf > low > self._base_rtt + queue:
+        # Others may not let the queue drain while we look for the base: a loss is judged by what was seen long before.
+        base = min(self._base_rtt, self._old_rtt[0], self._old_rtt[1])
+        if self._episode_lost and inf > low > base + queue:
             self._cut(now)
             return
         if not self._episode_lost and low <= self._base_rtt + queue and self._cut_outgrown():
