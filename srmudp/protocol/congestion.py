@@ -350,6 +350,7 @@ class ModelBased:
 
         self._cycle = 0
         self._cycle_start = 0.0
+        self._drained = True  # the last time that we sent less
         self._cycle_bandwidth = inf  # before the last attempt to find more
 
         self._extra = _MaxFilter()
@@ -663,7 +664,11 @@ class ModelBased:
             reached = before >= self._gain * self._pipe() or before + self._batch() >= self.window
             done = done and (lost or reached or elapsed > 2 * length)
         elif self._gain < 1.0:
-            done = before <= self._pipe() or elapsed > 2 * length
+            # Twice as long if need be; no longer than the rise where that did not help: the queue is not ours then.
+            drained = before <= self._pipe()
+            done = drained or elapsed > (2 if self._drained else 1) * length
+            if done:
+                self._drained = drained
         if done:
             # If the last attempt found more, try again at once: ten times the bandwidth takes 1 s at 40 ms, not 4 s.
             found = self._cycle == 2 and self._bandwidth.value > 1.15 * self._cycle_bandwidth
