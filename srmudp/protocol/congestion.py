@@ -584,7 +584,8 @@ class ModelBased:
     def _publish(self) -> None:
         window = min(self._target, self._bound)
         if self._phase == "probe_rtt":
-            self.window = int(max(min(window, self._bdp(0.5)), 4.0 * self._segment))
+            # On a LAN four segments may be the queue that is to be looked past.
+            self.window = int(max(min(window, self._bdp(0.5)), (2.0 if self._lan else 4.0) * self._segment))
         else:
             self.window = int(max(window, self._least()))
         if self._bandwidth.value > 0.0:

@@ -36,6 +36,8 @@ MAX_PACKET_THRESHOLD: Final = 64
 BY_TIME: Final = 1 << 62
 MAX_REORDER: Final = 0.5
 """Seconds granted to reordering at most: what is really lost is found later by so much."""
+LATE_MEMORY: Final = 0.2
+"""Seconds for which datagrams declared lost are remembered on paths shorter than this: radios hold some back so long."""
 REORDER_MEMORY: Final = 10.0
 """Seconds without reordering after which half of what was granted to it is taken back."""
 SCATTER_SAMPLES: Final = 16
@@ -560,6 +562,7 @@ class Recovery:
         flights = self._flights
         alive: list[Flight] = []
         seen = 0
+        forgotten = now - max(3 * delay, min(10 * delay, LATE_MEMORY))
         for flight in flights:
             if flight.first > largest:
                 break
@@ -586,7 +589,7 @@ class Recovery:
                     lost_bytes += self._lose(flight, lost, outcome, now)
                     newest_lost_sent = max(newest_lost_sent, flight.sent_at)
             # Lost ones stay a while: their late arrival teaches how much reordering there is.
-            if flight.pending or (flight.lost and flight.sent_at + 3 * delay > now):
+            if flight.pending or (flight.lost and flight.sent_at > forgotten):
                 alive.append(flight)
         if len(alive) < seen:
             flights[:seen] = alive
