@@ -37,7 +37,7 @@ BY_TIME: Final = 1 << 62
 MAX_REORDER: Final = 0.5
 """Seconds granted to reordering at most: what is really lost is found later by so much."""
 LATE_MEMORY: Final = 0.2
-"""Seconds for which datagrams declared lost are remembered on paths shorter than this: radios hold some back so long."""
+"""Seconds for which what was declared lost is remembered on shorter paths too: radios hold some back so long."""
 REORDER_MEMORY: Final = 10.0
 """Seconds without reordering after which half of what was granted to it is taken back."""
 SCATTER_SAMPLES: Final = 16
