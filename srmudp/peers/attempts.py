@@ -10,6 +10,8 @@ from ..protocol.handshake import Agreed, Opening
 
 ATTEMPT_LIFETIME: Final = 10.0
 """Seconds one attempt repeats identical PUNCH bytes, and a half-open session lives."""
+UNANSWERED: Final = 4.0
+"""Seconds SHARED_KEY is repeated: who answered the punch and then falls silent may have been restarted meanwhile."""
 FIRST_PUNCHES: Final = 0.2
 """Seconds between the first punches to a new peer, for FIRST_PHASE seconds: two NATs open at about the same time."""
 FIRST_PHASE: Final = 2.0

@@ -42,6 +42,7 @@ from .attempts import (
     ATTEMPT_LIFETIME,
     FIRST_PHASE,
     REFUSED_PUNCHES,
+    UNANSWERED,
     Attempt,
     punch_interval,
 )
@@ -177,7 +178,7 @@ class Peer:
                 self.attempt = self._endpoint.open_attempt(self, now)
             return
         if attempt.agreed is not None:
-            if now >= attempt.agreed_at + ATTEMPT_LIFETIME:
+            if now >= attempt.agreed_at + UNANSWERED:
                 self.cancel_attempt()
                 self.drop_candidate()
                 self.next_attempt_at = now
@@ -189,7 +190,7 @@ class Peer:
                 for address in where:
                     self.send_datagram(attempt.agreed.shared_key, address, now)
                 attempt.sends += 1
-                attempt.next_send = now + attempt.interval
+                attempt.next_send = min(now + attempt.interval, attempt.agreed_at + UNANSWERED)
                 attempt.interval = min(1.0, attempt.interval * 2)
             return
         if attempt.opening is None:

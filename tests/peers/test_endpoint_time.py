@@ -10,7 +10,7 @@ import pytest
 
 from srmudp.models import Address, EventKind, PeerState
 from srmudp.protocol.events import MessageArrived, MessageSettled, ResolveWanted
-from srmudp.wire.packet import PUNCH, RECORD
+from srmudp.wire.packet import PUNCH, RECORD, SHARED_KEY
 from tests.endpoints import (
     LINK,
     Recorder,
@@ -83,6 +83,24 @@ def test_punches_are_repeated_unchanged_for_a_while_then_renewed() -> None:
     assert len(spans) >= 3
     assert all(times[-1] - times[0] >= 5 for times in list(spans.values())[:-1])
     assert len(a.of(ResolveWanted)) >= 2, "host names are resolved again now and then"
+
+
+def test_who_falls_silent_after_answering_is_tried_anew_soon() -> None:
+    """It may have been restarted between its answer and our third arrow, which then means nothing to it."""
+    net = SimNet(76, link=LINK)
+    a, b = make_node(net, "a", "10.0.0.1"), make_node(net, "b", "10.0.0.2")
+    b.do(b.node.add_peer, "a", [], a.node.peer_id)  # it does not punch: the attempts are all ours
+    doomed: set[bytes] = set()
+
+    def forgotten(now: float, source: Address, destination: Address, data: bytes) -> list[bytes] | None:
+        if data[0] == SHARED_KEY and not doomed:
+            doomed.add(data)
+        return [] if data in doomed else None
+
+    net.intercept(forgotten)
+    a.do(a.node.add_peer, "b", [b.address], b.node.peer_id)
+    assert net.run_until(lambda: status(a, b).established and status(b, a).established, 4.5)
+    assert doomed
 
 
 def test_every_address_is_punched() -> None:
