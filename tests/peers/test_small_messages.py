@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from srmudp.protocol.events import MessageArrived
-from srmudp.wire.packet import RECORD
-from tests.endpoints import Recorder, pair, send, settled
-from tests.simnet import Link, SimNet, SimNode
+from srmudp.wire.packet import RECORD, parse_segment
+from tests.endpoints import Recorder, arrived, pair, send, settled
+from tests.simnet import Link, SimNet, SimNode, take_messages
 
 LAN = Link(latency=50e-6)
 
@@ -65,3 +65,21 @@ def test_a_small_message_overtakes_a_large_one_in_flight() -> None:
         assert net.run_until(lambda word=word: word in came, 1.0)  # type: ignore[misc]
         waits.append(came[word] - began)
     assert max(waits) < 2 * 2 * latency + 0.010, waits
+
+
+def test_small_messages_queued_together_share_records_and_their_acknowledgement() -> None:
+    net, a, b = pair(link=LAN)
+    _echo(net, a, b, 20)
+    b.on_event = a.on_event = take_messages
+    record = Recorder(net)
+
+    def queue(now: float) -> None:
+        for number in range(100):
+            a.node.send_message("b", b"%0100d" % number, channel=0, reliable=True, ttl=None, now=now)
+
+    a.do(queue)
+    net.run(0.5)
+    assert arrived(b, a)[-100:] == [b"%0100d" % number for number in range(100)]
+    assert len(record.of(RECORD, source=a)) <= 12  # as many as the bytes need, and an acknowledgement at last
+    assert len({parse_segment(item.data).header.number for item in record.of(RECORD, source=a)}) <= 5
+    assert len(record.of(RECORD, source=b)) <= 3
