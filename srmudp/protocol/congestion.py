@@ -318,6 +318,7 @@ class ModelBased:
     def __init__(self, segment_size: int, batch_segments: int = BATCH_SEGMENTS) -> None:
         self._segment = segment_size
         self._batch_segments = batch_segments
+        self._full_batch = max(min(batch_segments * segment_size, BATCH_BYTES), segment_size)
         self._phase: Literal["startup", "drain", "probe_bw", "probe_rtt"] = "startup"
         self._target = float(_initial_window(segment_size))  # the model's window, before bounds
         self.window = int(self._target)
@@ -328,6 +329,7 @@ class ModelBased:
         self._round_low = inf  # smallest RTT of this round
         self._queued = 0  # successive RTTs in startup that show a queue
         self._next_round_delivered = 0
+        self._memory = 10.0
         self._bandwidth = _MaxFilter()
         self._rate = 0.0  # samples, smoothed over half a round
         self._rate_before = 0.0  # the same before the burst of acknowledgements that began at _burst_at
@@ -406,6 +408,7 @@ class ModelBased:
             self._next_round_delivered = sample.delivered
             self._round += 1
             self._round_low = inf
+            self._remember()
         if sample.smoothed_rtt is not None:
             self._srtt = sample.smoothed_rtt
             self._scatter = sample.scatter
@@ -468,6 +471,7 @@ class ModelBased:
 
     def set_segment_size(self, segment_size: int) -> None:
         self._segment = segment_size
+        self._full_batch = max(min(self._batch_segments * segment_size, BATCH_BYTES), segment_size)
         self._publish()
 
     # -- the model -----------------------------------------------------------------------------------------------
@@ -527,10 +531,9 @@ class ModelBased:
         extra = min(self._extra_acked - expected, self._target, 0.1 * bandwidth)
         self._extra.update(self._round, now, extra, self._memory)
 
-    @property
-    def _memory(self) -> float:
-        """Seconds the filters remember."""
-        return max(self.FILTER_SECONDS, min(self.FILTER_RTTS * (self._base_rtt + 4 * self._scatter), 10.0))
+    def _remember(self) -> None:
+        """How many seconds the filters look back; settled once a round."""
+        self._memory = max(self.FILTER_SECONDS, min(self.FILTER_RTTS * (self._base_rtt + 4 * self._scatter), 10.0))
 
     def _bdp(self, gain: float = 1.0) -> float:
         if self._base_rtt == inf:
@@ -547,11 +550,10 @@ class ModelBased:
 
     def _batch(self) -> float:
         """Bytes of the batches sent at this rate: 2 ms of it, at least 2 and at most all segments of a batch."""
-        return min(max(self._bandwidth.value * 0.002, 2.0 * self._segment), float(self._full_batch))
-
-    @property
-    def _full_batch(self) -> int:
-        return max(min(self._batch_segments * self._segment, BATCH_BYTES), self._segment)
+        size, least = self._bandwidth.value * 0.002, 2.0 * self._segment
+        if size < least:
+            return min(least, float(self._full_batch))
+        return size if size < self._full_batch else float(self._full_batch)
 
     def _least(self) -> int:
         """The smallest window that congestion leaves: four segments; on a LAN a batch, and what it carries in LAN_RTT.
@@ -573,6 +575,7 @@ class ModelBased:
         return min(most, max(self._bandwidth.value * self.LAN_LATENESS, float(self._least())))
 
     def _update_target(self, sample: AckSample) -> None:
+        # Scatter: the mean RTT of a path lies about twice that above its base, the longest about four times.
         goal = self._bdp(self.WINDOW_GAIN) + 3 * self._batch() + self._extra.value
         goal += 4 * self._bandwidth.value * self._scatter
         if self._full:
