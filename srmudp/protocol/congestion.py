@@ -9,7 +9,8 @@ How it is driven: ``on_sent`` after each batch, ``on_ack`` once for each acknowl
 timer (not an acknowledgement) declared loss, ``on_persistent_congestion`` by RFC 9002 section 7.6. ``window`` and
 ``pacing_rate`` may be read at any time.
 
-Sources: RFC 9002 section 7, RFC 9438, draft-cardwell-iccrg-bbr-congestion-control (names and constants of the model),
+Sources: RFC 9002 section 7, RFC 9438, draft-ietf-ccwg-bbr (draining until the path holds what it should), RFC 9406 (the
+end of startup), RFC 3550 section 6.4.1 (scatter), draft-cardwell-iccrg-bbr-congestion-control (names and constants of the model),
 draft-cheng-iccrg-delivery-rate-estimation (the samples).
 """
 
@@ -277,9 +278,21 @@ class ModelBased:
     little less for the next one to drain that; ``probe_rtt`` halves what is under way for :attr:`PROBE_RTT_SECONDS`
     when no RTT near the base was seen for :attr:`MIN_RTT_SECONDS` and RTTs vary enough to matter.
 
+    **Queues.** Startup ends at the first RTTs that show one. A phase that sends less lasts until what is under way fits
+    the path, so that neither probing nor an estimate that is a little high leaves a standing queue. Once startup is over
+    rate samples are smoothed over half a round, since the filter would keep the luckiest of them.
+
+    **Scatter.** Radios and busy hosts scatter RTTs; a queue moves them slowly. So the mean difference of successive RTTs
+    tells how far they lie above the base without any queue: the window has room for it, and nothing smaller is a queue.
+
+    **More to be had.** Where probing found much more and no queue, startup begins again, more gently, and a bound from
+    when the path was slower is forgotten.
+
     **Loss.** Losses and acknowledgements are counted over *episodes* of at least one round. Loss with a queue (see
     ``_judge_loss``) and loss surely above :attr:`MAX_LOSS` are congestion: a bound of 0.7 x what was under way is set
-    and grows back along CUBIC's curve. Other loss is ignored.
+    and grows back along CUBIC's curve; it is taken back if most of the lost came after all. Other loss is ignored. What is
+    a queue is judged by the smallest RTT of :attr:`QUEUE_MEMORY` seconds too: beside a CUBIC flow the queue may not drain
+    while we look for the base, and who takes that queue for the path leaves all giving way to the other.
 
     **Very small RTTs.** Where the base RTT is below :attr:`LAN_RTT` (loopback, a switch), acknowledgements come when a
     thread gets its turn, 1 to 12 ms late, in bursts; the BDP, a few kilobytes, says nothing about what must be under
@@ -306,7 +319,7 @@ class ModelBased:
     PROBE_RTT_SECONDS = 0.2  # long enough for flows that see the queue drain to probe together
     PROBE_RTT_LAN = 0.01  # a few turns of a late thread; a LAN transfer must not notice
     QUEUE_RTT = 1.25
-    QUEUE_MEMORY = 30.0
+    QUEUE_MEMORY = 30.0  # seconds
     QUEUE_SAMPLES = 8  # in a row, until startup believes in a queue (as many as HyStart++, RFC 9406 section 4.2)
     JITTER = 0.001  # RTT differences below this are noise of two operating systems, not a queue
     MAX_LOSS = 0.10
