@@ -10,7 +10,7 @@ timer (not an acknowledgement) declared loss, ``on_persistent_congestion`` by RF
 ``pacing_rate`` may be read at any time.
 
 Sources: RFC 9002 section 7, RFC 9438, draft-ietf-ccwg-bbr (draining until the path holds what it should), RFC 9406 (the
-end of startup), RFC 3550 section 6.4.1 (scatter), draft-cardwell-iccrg-bbr-congestion-control (names and constants of the model),
+end of startup), RFC 3550 section 6.4.1 (scatter), draft-cardwell-iccrg-bbr-congestion-control (names and constants),
 draft-cheng-iccrg-delivery-rate-estimation (the samples).
 """
 
@@ -279,10 +279,10 @@ class ModelBased:
     when no RTT near the base was seen for :attr:`MIN_RTT_SECONDS` and RTTs vary enough to matter.
 
     **Queues.** Startup ends at the first RTTs that show one. A phase that sends less lasts until what is under way fits
-    the path, so that neither probing nor an estimate that is a little high leaves a standing queue. Once startup is over
+    the path, so that neither probing nor an estimate that is a little high leaves a standing queue. After startup
     rate samples are smoothed over half a round, since the filter would keep the luckiest of them.
 
-    **Scatter.** Radios and busy hosts scatter RTTs; a queue moves them slowly. So the mean difference of successive RTTs
+    **Scatter.** Radios and busy hosts scatter RTTs; a queue moves them slowly. So the mean difference of neighbours
     tells how far they lie above the base without any queue: the window has room for it, and nothing smaller is a queue.
 
     **More to be had.** Where probing found much more and no queue, startup begins again, more gently, and a bound from
@@ -290,8 +290,8 @@ class ModelBased:
 
     **Loss.** Losses and acknowledgements are counted over *episodes* of at least one round. Loss with a queue (see
     ``_judge_loss``) and loss surely above :attr:`MAX_LOSS` are congestion: a bound of 0.7 x what was under way is set
-    and grows back along CUBIC's curve; it is taken back if most of the lost came after all. Other loss is ignored. What is
-    a queue is judged by the smallest RTT of :attr:`QUEUE_MEMORY` seconds too: beside a CUBIC flow the queue may not drain
+    and grows back along CUBIC's curve; it is taken back if most of the lost came after all. Other loss is ignored. A
+    queue is judged by the smallest RTT of :attr:`QUEUE_MEMORY` seconds too: beside a CUBIC flow it may not drain
     while we look for the base, and who takes that queue for the path leaves all giving way to the other.
 
     **Very small RTTs.** Where the base RTT is below :attr:`LAN_RTT` (loopback, a switch), acknowledgements come when a
@@ -685,7 +685,7 @@ class ModelBased:
             drained = before <= self._pipe()
             done = drained or elapsed > (2 if self._drained else 1) * length
             if done:
-                self._drained = drained
+                self._drained = drained or not self._drained  # every other time we do try
         if done:
             # If the last attempt found more, try again at once: ten times the bandwidth takes 1 s at 40 ms, not 4 s.
             found = self._cycle == 2 and self._bandwidth.value > 1.15 * self._cycle_bandwidth
