@@ -259,6 +259,7 @@ def gather(bench: Bench, count: int) -> None:
 
 def test_a_few_leave_at_once_and_many_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_GATHER", 1000.0)
+    monkeypatch.setattr(module, "_AT_ONCE_RATE", 0.0)
     gather(bench, module._AT_ONCE)
     assert len(bench.transport.sent) == module._AT_ONCE
     gather(bench, module._GATHERED - 1)
