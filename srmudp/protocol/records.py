@@ -164,7 +164,7 @@ class RecordReceiver:
     def _open(self, header: RecordHeader, aad: bytes, ciphertext: bytes, now: float) -> Opened | None:
         number = header.number
         if not self._replay.check(number):
-            self._drops["replayed"] += 1
+            self._drops["replayed"] += header.count
             return None
         keys = self._keys.get(header.epoch)
         if keys is None:
