@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 from ..config import MIN_MTU
@@ -20,12 +21,13 @@ class AckTiming:
         delay: seconds an acknowledgement is held back at most.
     """
 
-    __slots__ = ("_bytes", "_datagrams", "_delay", "_gap", "at", "now", "peer_window")
+    __slots__ = ("_bytes", "_datagrams", "_delay", "_gap", "_sent_at", "at", "now", "peer_window")
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
         self._datagrams = self._bytes = 0
         self._gap = False  # something is missing: the sender should soon know
+        self._sent_at = -inf
         self.now = False
         """True if one must go at once."""
         self.at: float | None = None
@@ -37,6 +39,13 @@ class AckTiming:
     def owed(self) -> bool:
         """True if the peer waits for an acknowledgement of something."""
         return self._datagrams > 0
+
+    def waits(self, now: float) -> bool:
+        """True while even a record that leaves anyway need not carry an acknowledgement: one left a moment ago.
+
+        Where questions and answers follow each other so fast, acknowledging each would cost as much as the rest of it.
+        """
+        return not self.now and self._bytes < FULL // 2 and now - self._sent_at < self._delay / 2
 
     def on_record(self, datagrams: int, size: int, in_order: bool) -> None:
         """A record that elicits an acknowledgement was opened."""
@@ -65,8 +74,9 @@ class AckTiming:
             self.at = None
             self.now = True
 
-    def on_sent(self) -> None:
+    def on_sent(self, now: float) -> None:
         """All there was to acknowledge is on its way."""
+        self._sent_at = now
         self.now = False
         self.at = None
         self._gap = False

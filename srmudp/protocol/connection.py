@@ -603,7 +603,9 @@ class Connection:
         assert session is not None
         assert recovery is not None
         assert path is not None
-        acking = self._acks.now or self._acks.owed
+        # Between questions and answers that follow each other fast, acknowledgements and news are worth waiting for.
+        terse = self._acks.waits(now) and self._start_acked and not self._controls.urgent
+        acking = not terse and (self._acks.now or self._acks.owed)
         room = single_room(recovery.size_that_arrives(acking))
         out: list[bytes | memoryview] = []
         chunks: list[Chunk] = []
@@ -619,12 +621,13 @@ class Connection:
         if acking:
             ack = session.receiver.build_ack(now)
             if ack is None:
-                self._acks.on_sent()
+                self._acks.on_sent(now)
             else:
                 out.append(packed(ack, room))
                 room -= len(out[-1])
                 ack_mark = session.receiver.mark()
-        room -= self._controls.fill(room, out, controls, self._peer_started)
+        if not terse:
+            room -= self._controls.fill(room, out, controls, self._peer_started)
         if self._peer_started and self._window() > recovery.in_flight:
             if self.unreliable_out.has_work:
                 room -= self.unreliable_out.fill(room, out, unreliable, now)
@@ -639,7 +642,7 @@ class Connection:
                 controls.append(Ping())
                 out.append(serialise(controls[-1]))
         if acking:
-            self._acks.on_sent()
+            self._acks.on_sent(now)
         return self._seal(b"".join(out), chunks, controls, unreliable, ack_mark, now)
 
     def _seal(
