@@ -8,7 +8,9 @@ Flow and locks
   allowed.
 * ``_out`` is the transmit queue. It is filled under ``_lock``, so datagrams are in the order in which they were
   sealed, and emptied under ``_send_lock``, which is only ever taken without waiting.
-* Both locks are re-entrant *and* carry a flag. A signal handler runs on top of whatever its thread was doing. It
+* ``_read_lock`` is held while datagrams are read and handled, by the receiver thread or by one of the application's
+  that waits for a message (``reading.py``): what came first is handled first. It is taken before ``_lock``.
+* The first two are re-entrant *and* carry a flag. A signal handler runs on top of whatever its thread was doing. It
   may find that this thread holds the lock, and the flag tells it whether the endpoint was being changed at that
   moment: the flag is raised after the lock is taken and lowered before it is let go, so there is no moment at which
   the handler would wait for the frame below it. It gets :class:`Reentered` instead and the work is deferred to the
