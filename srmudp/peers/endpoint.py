@@ -436,7 +436,7 @@ class Endpoint:
 
     def message_taken(self, event: MessageArrived, now: float) -> None:
         """The application has the message."""
-        receipt: Receipt[Peer] = event.receipt  # type: ignore[assignment]
+        receipt: Receipt[Peer] = event.receipt  # type: ignore[assignment]  # made by Peer, opaque to others
         peer = receipt.peer
         self._at_work = peer
         self._taking = receipt
