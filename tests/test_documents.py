@@ -25,7 +25,7 @@ import pytest
 import srmudp
 from srmudp import MultiHolepunchSocket
 
-from .programs import ROOT, Program, free_ports, is_free
+from .programs import ROOT, Program, free_ports
 
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "TUTORIAL.md"
@@ -133,17 +133,16 @@ def peer(port: int, sock_port: int, greeting: str, expected: list[str], cwd: Pat
 
 
 def first_program_here(folder: Path) -> tuple[Path, int, int, int]:
-    """The block as a file, and the ports of sock, peer1 and peer2. Port 8000 itself where nobody else has it."""
+    """The block as a file, and the ports of sock, peer1 and peer2."""
     mine, one, two = free_ports(3)
-    code = first_program().code
-    if is_free(8000):
-        mine = 8000
-    else:
-        code = substituted(code, {"port=8000": f"port={mine}"})
     path = folder / "first.py"
-    # "localhost" goes through the resolver, as example.com would.
-    addresses = {"192.168.1.100:8001": f"127.0.0.1:{one}", "example.com:8002": f"localhost:{two}"}
-    path.write_text(substituted(code, addresses), "utf-8")
+    # "localhost" goes through the resolver, as example.com would. Port 8000 may be free only until another test has it.
+    addresses = {
+        "port=8000": f"port={mine}",
+        "192.168.1.100:8001": f"127.0.0.1:{one}",
+        "example.com:8002": f"localhost:{two}",
+    }
+    path.write_text(substituted(first_program().code, addresses), "utf-8")
     return path, mine, one, two
 
 
