@@ -20,10 +20,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from tests.benchmarks import report
+from tests.benchmarks import aims, report
 from tests.benchmarks.rows import KINDS, ROWS
 from tests.benchmarks.session import measure, wanted
 
@@ -51,6 +52,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="shorter runs, and fewer: a look, not a measurement")
     parser.add_argument("--once", action="store_true", help="make no run again because the machine was not quiet")
     parser.add_argument("--json", metavar="FILE", help="write everything there too; - is standard output")
+    parser.add_argument(
+        "--together", nargs="+", metavar="FILE", help="measure nothing: show what --json wrote before as one report"
+    )
     options = parser.parse_args(arguments)
     options.runs = options.runs or (1 if options.quick else RUNS)
     if options.runs < 1:
@@ -58,19 +62,27 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def show(made: Mapping[str, Any]) -> None:
+    """The report on the screen."""
+    print(report.table(made["rows"], KINDS))
+    print(report.aims_table(aims.judge(made["rows"])))
+    print()
+    print(report.footer(made["machine"], made["runs"]))
+    for what, why in made["skipped"].items():
+        print(f"left out: {what}: {why}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
+    if options.together:
+        show(report.together([json.loads(Path(name).read_text()) for name in options.together]))
+        return 0
     rows = [row for row in ROWS if row.group in options.rows and wanted(row.place, options.places)]
     if not rows:
         print("nothing to do", file=sys.stderr)
         return 1
     made = measure(options, rows)
-    print(report.table(made["rows"], KINDS))
-    print(report.aims_table(made["aims"]))
-    print()
-    print(report.footer(made["machine"], options.runs))
-    for what, why in made["skipped"].items():
-        print(f"left out: {what}: {why}")
+    show(made)
     if options.json == "-":
         print(json.dumps(made))
     elif options.json:

@@ -136,6 +136,21 @@ def enough_of(all_of_them: Sequence[T], quiet: Callable[[T], bool]) -> Sequence[
     return good if len(good) >= ENOUGH else all_of_them
 
 
+def together(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One report of several, each of other rows: a measurement in parts. Of a row measured twice the later counts."""
+    measured: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for one in reports:
+        for name in dict.fromkeys((row["row"], row["place"]) for row in one["rows"]):
+            measured[name] = [row for row in one["rows"] if (row["row"], row["place"]) == name]
+    return {
+        "machine": reports[-1]["machine"],
+        "runs": min(one["runs"] for one in reports),
+        "quick": any(one["quick"] for one in reports),
+        "skipped": {what: why for one in reports for what, why in one["skipped"].items()},
+        "rows": [row for rows in measured.values() for row in rows],
+    }
+
+
 def machine(quiet: float) -> dict[str, Any]:
     """What the figures depend on."""
     return {

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.benchmarks import aims, guard, report
+from tests.benchmarks.__main__ import main
 from tests.benchmarks.adapters.base import Asynchronous, Blocking
 from tests.benchmarks.report import BULK, LINK, PINGPONG, SETUP, SHARE, SMALL, Kind, summary
 from tests.benchmarks.rows import KINDS, PLACES, ROWS
@@ -164,6 +165,28 @@ def test_the_tables_have_every_row() -> None:
     shown = report.aims_table(aims.judge(rows)).splitlines()
     assert len(shown) == 11
     assert all(aim.measure in line for aim, line in zip(aims.AIMS, shown[1:], strict=True))
+
+
+def test_a_report_of_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows measured by several commands stand in one report; of a row measured twice the later one, with its peers."""
+    rows = everything()
+    parts = [
+        [each for each in rows if each["row"] != aims.PINGPONG]
+        + [row(aims.PINGPONG, "veth", aims.FAST, PINGPONG, 50e-6, p50=9.0)]
+        + [row(aims.PINGPONG, "veth", "qh3", PINGPONG, p50=1.0)],
+        [each for each in rows if each["row"] == aims.PINGPONG],
+    ]
+    files = []
+    for number, part in enumerate(parts):
+        made = {"machine": report.machine(0.001), "runs": 5, "quick": False, "skipped": {}, "rows": part, "aims": []}
+        files.append(tmp_path / f"{number}.json")
+        files[-1].write_text(json.dumps(made))
+    assert main(["--together", *map(str, files)]) == 0
+    printed = capsys.readouterr().out
+    assert "qh3" not in printed
+    assert printed.count("ping-pong, 100 B: ") == 2
+    together = report.together([json.loads(file.read_text()) for file in files])
+    assert {finding["stretch reached"] for finding in aims.judge(together["rows"])} == {"yes"}
 
 
 def test_every_row_has_a_place_and_a_kind_and_stands_alone() -> None:
