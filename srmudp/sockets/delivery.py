@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from .waiting import Baton, Wakeup, take
 
@@ -19,23 +19,17 @@ if TYPE_CHECKING:
     Letter = tuple[Message, MessageArrived]
 
 
-class Delivery:
-    """What became of one ``send()``: who took the message, who did not and why. Thread-safe; ignoring it is fine.
+class Waker(Protocol):
+    """Something that sleeps and can be woken."""
 
-    *Delivered* means taken by the application at the other end: ``receive()`` returned it, or its hooks did.
-    An unreliable message counts as delivered when it was sent.
+    def wake(self) -> None: ...
 
-    Attributes:
-        left_out: added peers that ``send()`` to everyone did not address because they have been away too long.
 
-    Example::
+class Outcome:
+    """Who took a message, who did not and why: what every kind of delivery knows. Those who wait are a subclass's."""
 
-        delivery = sock.send(b"move e2e4", recipient="alice")
-        if not delivery.wait(5.0):
-            print("still waiting for", delivery.pending, "failed:", delivery.failed)
-    """
-
-    # Changed under the endpoint lock alone. Readers take no lock: they copy a dict in one step, or look at one.
+    # Changed only while the endpoint is worked with (by threads: under its lock). Readers take no lock: they copy a
+    # dict in one step, or look at one.
     __slots__ = ("_delivered", "_failed", "_on_wait", "_open", "_pending", "_waiting", "left_out")
 
     left_out: tuple[str, ...]
@@ -46,7 +40,7 @@ class Delivery:
         self._pending: dict[str, None] = {}
         self._delivered: dict[str, None] = {}
         self._failed: dict[str, str] | None = None
-        self._waiting: list[Baton] = []
+        self._waiting: list[Waker] = []
         self._open = False  # recipients may still be added
 
     @property
@@ -65,29 +59,6 @@ class Delivery:
         failed = self._failed
         return {} if failed is None else dict(failed)
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until nobody is pending.
-
-        Args:
-            timeout: seconds; None waits for as long as it takes, 0 only looks.
-
-        Returns:
-            True if every recipient has taken the message; False if one failed or the time was over.
-        """
-        if self._pending or self._open:
-            deadline = None if timeout is None else monotonic() + timeout
-            baton = Baton()
-            self._waiting.append(baton)
-            self._on_wait()
-            # Looked at after the baton is in the list, as it is emptied before the list is: one of the two is seen.
-            while (self._pending or self._open) and baton.sleep(
-                None if deadline is None else max(0.0, deadline - monotonic())
-            ):
-                pass
-            with contextlib.suppress(ValueError):
-                self._waiting.remove(baton)
-        return not self._pending and not self._open and not self._failed
-
     def __repr__(self) -> str:
         parts = [f"{word}={sorted(names)}" for word, names in self._groups() if names]
         if self._failed:
@@ -100,7 +71,7 @@ class Delivery:
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a Delivery belongs to its socket and cannot be copied or pickled")
 
-    # --- for the engine, under the endpoint lock ---
+    # --- for the household, while the endpoint is worked with ---
 
     def expect(self, name: str) -> None:
         """``name`` has the message queued."""
@@ -129,6 +100,48 @@ class Delivery:
         if self._waiting and not self._pending and not self._open:
             for baton in list(self._waiting):
                 baton.wake()
+
+
+class Delivery(Outcome):
+    """What became of one ``send()``: who took the message, who did not and why. Thread-safe; ignoring it is fine.
+
+    *Delivered* means taken by the application at the other end: ``receive()`` returned it, or its hooks did.
+    An unreliable message counts as delivered when it was sent.
+
+    Attributes:
+        left_out: added peers that ``send()`` to everyone did not address because they have been away too long.
+
+    Example::
+
+        delivery = sock.send(b"move e2e4", recipient="alice")
+        if not delivery.wait(5.0):
+            print("still waiting for", delivery.pending, "failed:", delivery.failed)
+    """
+
+    __slots__ = ()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until nobody is pending.
+
+        Args:
+            timeout: seconds; None waits for as long as it takes, 0 only looks.
+
+        Returns:
+            True if every recipient has taken the message; False if one failed or the time was over.
+        """
+        if self._pending or self._open:
+            deadline = None if timeout is None else monotonic() + timeout
+            baton = Baton()
+            self._waiting.append(baton)
+            self._on_wait()
+            # Looked at after the baton is in the list, as it is emptied before the list is: one of the two is seen.
+            while (self._pending or self._open) and baton.sleep(
+                None if deadline is None else max(0.0, deadline - monotonic())
+            ):
+                pass
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(baton)
+        return not self._pending and not self._open and not self._failed
 
 
 class Inbox:

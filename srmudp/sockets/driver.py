@@ -41,6 +41,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from ..exceptions import LocalProtocolError, SocketClosed
+from .rates import RateLimit
 from .reading import LEASE, Lease
 from .waiting import Baton, Poller, Topics, Wakeup, time_asleep
 
@@ -95,23 +96,6 @@ class Reentered(LocalProtocolError):
 
     def __init__(self) -> None:
         super().__init__("called from a signal handler that interrupted this socket; only send() and close() may be")
-
-
-class RateLimit:
-    """Says yes at most once per ``interval`` seconds. Thread-safe enough: two yeses at one instant do no harm."""
-
-    def __init__(self, interval: float = 1.0) -> None:
-        self._interval = interval
-        self._next = -inf
-        self.suppressed = 0
-
-    def __call__(self) -> bool:
-        now = monotonic()
-        if now < self._next:
-            self.suppressed += 1
-            return False
-        self._next = now + self._interval
-        return True
 
 
 class Driver:

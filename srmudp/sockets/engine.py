@@ -1,10 +1,11 @@
-"""What a socket does, apart from its face: sending, receiving, peers, closing.
+"""A socket run by threads, apart from its face: sending, receiving, peers, closing.
 
-:class:`Engine` joins the driver (threads and the lock), the inbox and the hooks (delivery) and the resolver. The
-faces (``multi`` and those to come) own one and are owned by nobody here, so that a face that is dropped without
-``close()`` is noticed by the garbage collector while the threads still run.
+:class:`Engine` joins the household (what a socket does), the driver (threads and the lock), the inbox and the hooks
+(delivery) and the resolver. The faces (``multi`` and those to come) own one and are owned by nobody here, so that a
+face that is dropped without ``close()`` is noticed by the garbage collector while the threads still run.
 
-Methods whose first argument is ``now`` are called under the endpoint lock, by way of :meth:`Driver.run`.
+The household's methods whose first argument is ``now`` are called under the endpoint lock, by way of
+:meth:`Driver.run`, and so are those that make an engine a :class:`~.household.Shell`.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ import functools
 import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
-from time import monotonic, time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
-from ..exceptions import LocalProtocolError, MessageTooBig, QueueFull, SocketClosed, UnknownPeer
-from ..models import Address, EventKind, Message, PeerEvent, PeerId, PeerStatus, Trust
-from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed
+from ..exceptions import SocketClosed
+from ..models import Address, Message, PeerEvent, PeerId, PeerStatus
+from ..protocol.events import Failure
 from . import lifetime
 from .addresses import Target
 from .delivery import Delivery, Inbox
-from .driver import Driver, RateLimit, Reentered
+from .driver import Driver, Reentered
 from .hooks import Hooks, ask
+from .household import IDLE, PEERS, ROOM, Household, Letter
 from .known_peers import KnownPeers
 from .resolver import Resolver
 
@@ -53,22 +54,6 @@ _HOOK_JOIN = 1.0
 _LOOKUP_JOIN = 0.2
 """Seconds ``close`` waits for a name look-up, which cannot be cut short."""
 
-# What threads wait for.
-_PEERS = "peers"
-_IDLE = "idle"
-_ROOM = "room"  # of any peer, as one peer may have several names; few threads ever wait
-_KEEP = {EventKind.CONNECTED, EventKind.RECONNECTED, EventKind.PEER_CHANGED, EventKind.ROAMED}
-
-
-class Letter(NamedTuple):
-    """A message to be sent and its options."""
-
-    content: bytes
-    channel: int
-    reliable: bool
-    ttl: float | None
-    priority: int = 0
-
 
 class Engine:
     """One open socket. Thread-safe; :meth:`start` first."""
@@ -85,31 +70,37 @@ class Engine:
         known: KnownPeers | None = None,
         getaddrinfo: Callable[..., Sequence[tuple[Any, ...]]] | None = None,
     ) -> None:
-        self.config = config
         self.timeout = timeout
         self.peer_id = endpoint.peer_id
         self.local_address = transport.local_address()
-        self.known = known
-        self.closing = False
-        self.driver = Driver(endpoint, transport, self._on_event, self._after_round, span)
+        self.house: Household[Delivery] = Household(endpoint, config, self, self._new_delivery, known)
+        self.driver = Driver(endpoint, transport, self.house.on_event, self._after_round, span)
         self.inbox = Inbox(self.driver.lease.nudge)
-        self._news: deque[PeerEvent] = deque(maxlen=64)  # to be logged once the lock is let go
-        self._news_rate = {kind: RateLimit() for kind in EventKind}
         self.hooks = Hooks(self.driver, self.inbox)
-        self.resolver = Resolver(self._hosts_of, self._resolved, getaddrinfo, self._unresolved)
+        self.resolver = Resolver(self.house.hosts_of, self._resolved, getaddrinfo, self._unresolved)
+        # What the household asks of its shell.
+        self.wake = self.driver.topics.wake
+        self.deliver = self.hooks.deliver
+        self.announce = self.hooks.announce
+        self.resolve = self.resolver.want
         self._accept = accept
         self._pid = os.getpid()
-        self._targets: dict[str, Target] = {}  # added peers, by name; changed under the lock
-        # Token to delivery and the name it was sent to (an alias, perhaps); under the lock. Each is settled one day.
-        self._deliveries: dict[int, tuple[Delivery, str]] = {}
         self._closer: tuple[int, object] | None = None
         self._flush_until = inf
         self._finished = threading.Event()
 
+    def _new_delivery(self, left_out: Iterable[str] = ()) -> Delivery:
+        return Delivery(left_out, self.driver.lease.waive)
+
+    @property
+    def closing(self) -> bool:
+        """True from the beginning of :meth:`close` on."""
+        return self.house.closing
+
     def start(self) -> None:
         """Start the threads. Called once."""
         lifetime.opened(self)
-        if self._accept is not None or self.known is not None:
+        if self._accept is not None or self.house.known is not None:
             self.hooks.start()
         self.driver.start()
 
@@ -123,79 +114,37 @@ class Engine:
             state = "of the parent process"
         else:
             state = "closed" if self._finished.is_set() else "closing" if self.closing else "open"
-        return f"<MultiHolepunchSocket {state} {self.local_address} peers={len(self._targets)} peer_id={self.peer_id}>"
+        peers = len(self.house.targets)
+        return f"<MultiHolepunchSocket {state} {self.local_address} peers={peers} peer_id={self.peer_id}>"
 
-    # --- events, under the lock ---
-
-    def _on_event(self, event: Event, now: float) -> None:
-        if isinstance(event, MessageArrived):
-            message = Message(event.content, event.peer, time(), event.peer_id, event.channel)
-            self.hooks.deliver(message, event)
-        elif isinstance(event, MessageSettled):
-            sent = self._deliveries.pop(event.token, None)
-            if sent is not None:
-                delivery, name = sent
-                delivery.settle(name, None if event.failure is None else event.failure.value)
-            self.driver.topics.wake(_IDLE)
-        elif isinstance(event, RoomFreed):
-            self.driver.topics.wake(_ROOM)
-        elif isinstance(event, ResolveWanted):
-            target = self._targets.get(event.peer)
-            if target is not None and target.hosts:
-                self.resolver.want(event.peer)
-        else:
-            self._on_peer_event(event)
+    # --- events ---
 
     def _after_round(self) -> None:
         """Without the lock, after the endpoint was worked with."""
         self.inbox.refresh()
-        while self._news:
-            event = self._news.popleft()
-            if self._news_rate[event.kind]():
-                who = event.peer_id.tag if event.peer_id is not None else "no key yet"
-                log.info("= %s (%s) at %s: %s %s", repr(event.peer), who, event.address, event.kind, event.reason)
+        self.house.tell_news()
 
-    def _on_peer_event(self, event: PeerEvent) -> None:
-        if log.isEnabledFor(logging.INFO):
-            self._news.append(event)
-        self.driver.topics.wake(_PEERS)
-        self.driver.topics.wake(_ROOM)  # a removed or changed peer has no queue to wait for
-        if event.kind is EventKind.PENDING and self._accept is not None:
+    def decide(self, event: PeerEvent) -> None:
+        """Have the application asked about a stranger, if it wants to be; see :class:`Shell`."""
+        if self._accept is not None:
             self.hooks.call(functools.partial(self._decide, event))
-        if self.known is not None and event.kind in _KEEP and event.peer in self._targets:
-            self.hooks.call(functools.partial(self._remember, event.peer))
-        self.hooks.announce(event)
 
     def _decide(self, event: PeerEvent) -> None:
-        """On the hook thread: ask the application about a stranger."""
+        """On the hook thread."""
         accept, peer_id, address = self._accept, event.peer_id, event.address
         if accept is None or peer_id is None or address is None:
             return
         allow = ask(lambda: accept(peer_id, event.peer, address))
-        self.driver.run(self._admit, peer_id, allow)
+        self.driver.run(self.house.admit, peer_id, allow)
 
-    def _admit(self, now: float, peer_id: PeerId, allow: bool) -> None:
-        self.driver.endpoint.admit(peer_id, allow, now)
-
-    # --- known peers ---
+    def remember(self, name: str) -> None:
+        """Have the key of a peer written down; see :class:`Shell`."""
+        self.hooks.call(functools.partial(self._remember, name))
 
     def _remember(self, name: str) -> None:
-        """Write down which key an added peer has proven. On the hook thread."""
-        status = self.statuses().get(name)
-        if self.known is None or status is None or status.peer_id is None or name not in self._targets:
-            return
-        # A key matched by its IP address alone is too weak a reason to refuse all others tomorrow.
-        if status.trust in (Trust.FIRST_USE, Trust.PINNED):
-            pinned = status.trust is Trust.PINNED
-            self.known.record(name, status.peer_id, pinned=pinned, address=status.address)
-            self._save_known()
-
-    def _save_known(self) -> None:
-        if self.known is not None:
-            try:
-                self.known.save()
-            except OSError as error:
-                log.error("! cannot write the known peers: %s", error)
+        """On the hook thread."""
+        self.house.note_key(name, self.statuses().get(name))
+        self.house.save_known()
 
     # --- peers ---
 
@@ -206,52 +155,13 @@ class Engine:
             ValueError: a name is taken by another PeerId, or there would be too many peers.
             SocketClosed: too late.
         """
-        merged = {name: self._with_known(name, target) for name, target in targets.items()}
+        merged = {name: self.house.with_known(name, target) for name, target in targets.items()}
         if any(target.hosts for target in merged.values()):
             self.resolver.start()
-        self.driver.run(self._add, merged)
+        self.driver.run(self.house.add, merged)
         for name, target in merged.items():
             if target.hosts:
                 self.resolver.want(name)
-
-    def _with_known(self, name: str, target: Target) -> Target:
-        known = None if self.known is None else self.known.get(name)
-        if known is not None:
-            if target.peer_id not in (None, known.peer_id):
-                raise ValueError(
-                    f"peer {name!r}: the known-peers file has another PeerId for it, {known.peer_id}; "
-                    f"forget({name!r}) first if the new one is right"
-                )
-            target = target.merged(Target(known.addresses, (), known.peer_id))
-        if not target.addresses and not target.hosts and target.peer_id is None:
-            raise ValueError(f"peer {name!r}: neither an address nor a PeerId given")
-        return target
-
-    def _add(self, now: float, targets: Mapping[str, Target]) -> None:
-        self._check_open()
-        endpoint, book = self.driver.endpoint, self._targets
-        if len(book.keys() | targets.keys()) > self.config.max_peers:
-            raise ValueError(f"more than Config.max_peers ({self.config.max_peers}) peers")
-        for name, target in targets.items():
-            old = book.get(name)
-            pins = {None, target.peer_id, None if old is None else old.peer_id}
-            if len(pins) > 2:
-                raise ValueError(f"peer {name!r}: already added with another PeerId")
-        added: list[str] = []
-        try:
-            for name, target in targets.items():
-                try:
-                    endpoint.add_peer(name, target.addresses, target.peer_id, now)
-                except ValueError as error:
-                    raise ValueError(f"peer {name!r}: {error}") from error
-                if name not in book:
-                    added.append(name)
-        except ValueError:
-            for name in added:
-                endpoint.remove_peer(name, now)
-            raise
-        for name, target in targets.items():
-            book[name] = book[name].merged(target) if name in book else target
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove peers, all of them or, if one is unknown, none.
@@ -259,169 +169,71 @@ class Engine:
         Raises:
             UnknownPeer: nobody has that name.
         """
-        self.driver.run(self._remove, names)
-
-    def _remove(self, now: float, names: Sequence[str]) -> None:
-        endpoint = self.driver.endpoint
-        if len(names) > 1:
-            self._check_known(names, endpoint.statuses(now))
-        for name in dict.fromkeys(names):
-            endpoint.remove_peer(name, now)
-            self._targets.pop(name, None)
-        self.driver.topics.wake(_ROOM)
-        self.driver.topics.wake(_PEERS)
-
-    @staticmethod
-    def _check_known(names: Iterable[str], statuses: Mapping[str, PeerStatus]) -> None:
-        for name in names:
-            if name not in statuses:
-                raise UnknownPeer(f"unknown peer {name!r}; there are: {', '.join(map(repr, statuses)) or 'none'}")
+        self.driver.run(self.house.remove, names)
 
     def trust(self, name: str, peer_id: PeerId | None) -> None:
         """Pin ``name`` to ``peer_id`` or to the key it has."""
-        self.driver.run(self._trust, name, peer_id)
-        status = self.statuses().get(name)
-        if self.known is not None and name in self._targets and status is not None:
-            pin = peer_id or status.peer_id
-            if pin is not None:
-                self.known.record(name, pin, pinned=True, address=status.address)
-                self._save_known()
-
-    def _trust(self, now: float, name: str, peer_id: PeerId | None) -> None:
-        if peer_id is None:
-            statuses = self.driver.endpoint.statuses(now)
-            if name in statuses and statuses[name].peer_id is None:
-                raise LocalProtocolError(f"{name!r} has not proven a key yet; wait_connected({name!r}) first")
-        self.driver.endpoint.trust(name, peer_id, now)
-        target = self._targets.get(name)
-        if target is not None and peer_id is not None:
-            self._targets[name] = target.merged(Target(peer_id=peer_id))
+        self.driver.run(self.house.trust, name, peer_id)
+        if self.house.known is not None:
+            self.house.note_pin(name, peer_id, self.statuses().get(name))
+            self.house.save_known()
 
     def forget(self, name: str) -> None:
         """Undo a first use, here and in the known-peers file."""
         self.driver.check_process()
-        if self.known is not None:
-            known = self.known.get(name) is not None
-            self.known.forget(name)
-            self._save_known()
-            if known and name not in self.statuses():
+        if self.house.forget_known(name):
+            self.house.save_known()
+            if name not in self.statuses():
                 return  # only the file knew it
-        self.driver.run(self._forget, name)
-
-    def _forget(self, now: float, name: str) -> None:
-        self.driver.endpoint.forget(name, now)
-        target = self._targets.get(name)
-        if target is not None:
-            self._targets[name] = Target(target.addresses, target.hosts)
+        self.driver.run(self.house.forget, name)
 
     def statuses(self) -> dict[str, PeerStatus]:
         """A snapshot of all peers."""
-        return self.driver.peek(lambda now: self.driver.endpoint.statuses(now))
+        return self.driver.peek(self.house.statuses)
 
     def wait_connected(self, names: Sequence[str] | None, timeout: float | None) -> bool:
         """True once all ``names`` (None: all added) are connected, False if the time is over or the socket closes."""
-
-        def connected(now: float) -> bool | None:
-            if self.closing:
-                return False
-            statuses = self.driver.endpoint.statuses(now)
-            wanted = tuple(self._targets) if names is None else names
-            self._check_known(wanted, statuses)
-            return True if all(statuses[name].established for name in wanted) else None
-
         try:
-            return bool(self.driver.wait_until(connected, (_PEERS,), _deadline(timeout)))
+            look = functools.partial(self.house.are_connected, names=names)
+            return bool(self.driver.wait_until(look, (PEERS,), _deadline(timeout)))
         except SocketClosed:
             return False
 
     # --- names of hosts, on the resolver thread ---
 
-    def _hosts_of(self, name: str) -> Sequence[tuple[str, int]]:
-        target = self._targets.get(name)
-        return () if target is None else target.hosts
-
     def _resolved(self, name: str, hosts: Sequence[tuple[str, int]], addresses: list[Address]) -> None:
         try:
-            self.driver.run(self._set_addresses, name, hosts, addresses)
+            self.driver.run(self.house.set_addresses, name, hosts, addresses)
         except SocketClosed:
             pass
 
     def _unresolved(self, name: str, hosts: Sequence[tuple[str, int]], reason: str) -> None:
         try:
-            self.driver.run(self._note_unresolved, name, hosts, reason)
+            self.driver.run(self.house.note_unresolved, name, hosts, reason)
         except SocketClosed:
             pass
-
-    def _note_unresolved(self, now: float, name: str, hosts: Sequence[tuple[str, int]], reason: str) -> None:
-        target = self._targets.get(name)
-        if target is not None and target.hosts == hosts:
-            self.driver.endpoint.note_unresolved(name, reason)
-
-    def _set_addresses(self, now: float, name: str, hosts: Sequence[tuple[str, int]], addresses: list[Address]) -> None:
-        target = self._targets.get(name)
-        if target is not None and target.hosts == hosts:  # not removed or changed meanwhile
-            self.driver.endpoint.set_addresses(name, tuple(dict.fromkeys((*target.addresses, *addresses))), now)
 
     # --- sending ---
 
     def send(self, letter: Letter, recipient: str | Sequence[str] | None, timeout: float | None) -> Delivery:
         """Queue a message and transmit what the window allows; see ``MultiHolepunchSocket.send``."""
-        if len(letter.content) > self.config.max_message_size:
-            raise MessageTooBig(
-                f"{len(letter.content)} bytes are more than Config.max_message_size ({self.config.max_message_size})"
-            )
+        self.house.check_size(letter)
         try:
             if isinstance(recipient, str):
                 run = self.driver.run_gathering if len(letter.content) <= _SMALL else self.driver.run
-                delivery = run(self._send_one, recipient, letter)
+                delivery = run(self.house.send_one, recipient, letter)
                 if delivery is not None:
                     return delivery
-                names, delivery = [recipient], Delivery((), self.driver.lease.waive)
+                names, delivery = [recipient], self._new_delivery()
             else:
-                names, left_out = self.driver.run(self._address, recipient, letter)
-                delivery = Delivery(left_out, self.driver.lease.waive)
+                names, left_out = self.driver.run(self.house.address, recipient)
+                delivery = self._new_delivery(left_out)
             return self._send_some(delivery, names, letter, self.timeout if timeout is None else timeout)
         except Reentered:
-            delivery = Delivery((), self.driver.lease.waive)
+            delivery = self._new_delivery()
             delivery.hold(True)
             self.driver.defer(functools.partial(self._send_deferred, delivery, recipient, letter))
             return delivery
-
-    def _send_one(self, now: float, name: str, letter: Letter) -> Delivery | None:
-        """The common case in one hold of the lock. None if the queue has no room."""
-        self._check_open()
-        if letter.reliable and not self.driver.endpoint.has_room(name, len(letter.content)):
-            return None
-        delivery = Delivery((), self.driver.lease.waive)
-        self._queue(now, delivery, name, letter)
-        return delivery
-
-    def _queue(self, now: float, delivery: Delivery, name: str, letter: Letter) -> None:
-        content, channel, reliable, ttl, priority = letter
-        token = self.driver.endpoint.send_message(
-            name, content, channel=channel, reliable=reliable, ttl=ttl, now=now, priority=priority
-        )
-        self._deliveries[token] = delivery, name
-        delivery.expect(name)
-
-    def _address(
-        self, now: float, recipient: Sequence[str] | None, letter: Letter
-    ) -> tuple[list[str], tuple[str, ...]]:
-        """Whom a message is for and which added peers are left out. Raises UnknownPeer before anything is queued."""
-        self._check_open()
-        endpoint = self.driver.endpoint
-        if recipient is None:
-            names = endpoint.everyone(now)
-            present = set(names)
-            absent = [name for name in self._targets if name not in present]
-            if absent:  # an alias is not left out if its peer is not
-                statuses = endpoint.statuses(now)
-                absent = [name for name in absent if name not in statuses or statuses[name].name not in present]
-            return names, tuple(absent)
-        names = list(dict.fromkeys(recipient))
-        for name in names:
-            endpoint.has_room(name, 0)
-        return names, ()
 
     def _send_some(self, delivery: Delivery, names: list[str], letter: Letter, timeout: float) -> Delivery:
         """Queue for all who have room, wait for the others, fail the rest."""
@@ -429,10 +241,10 @@ class Engine:
         waiting: list[str] = []
         try:
             for start in range(0, len(names), _AT_ONCE):
-                self.driver.run(self._queue_some, delivery, names[start : start + _AT_ONCE], waiting, letter)
+                self.driver.run(self.house.queue_some, delivery, names[start : start + _AT_ONCE], waiting, letter)
             if waiting and timeout > 0 and not self.driver.interrupted_here():
-                attempt = functools.partial(self._queue_waiting, delivery, waiting, letter)
-                self.driver.wait_until(attempt, (_ROOM,), deadline)
+                attempt = functools.partial(self.house.queue_waiting, delivery=delivery, waiting=waiting, letter=letter)
+                self.driver.wait_until(attempt, (ROOM,), deadline)
             failure = Failure.QUEUE_FULL
         except SocketClosed:
             known = delivery.pending | delivery.delivered | delivery.failed.keys()
@@ -440,48 +252,9 @@ class Engine:
                 raise
             waiting, failure = [name for name in names if name not in known], Failure.CLOSED
         if waiting:
-            self.driver.peek(self._fail, delivery, waiting, failure)
-        failed = delivery.failed
-        if failed and len(failed) == len(names):
-            reasons = set(failed.values())
-            who = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
-            if Failure.QUEUE_FULL.value in reasons:
-                raise QueueFull(f"no room in the queue of {who} within {timeout:g} s")
-            if reasons == {Failure.TOO_BIG.value}:
-                raise MessageTooBig(f"{len(letter.content)} bytes are more than {who} accept")
-            if reasons == {Failure.REMOVED.value}:
-                raise UnknownPeer(f"removed while the message waited for room: {who}")
+            self.driver.peek(self.house.fail, delivery, waiting, failure)
+        self.house.check_sent(delivery, names, letter, timeout)
         return delivery
-
-    def _queue_some(
-        self, now: float, delivery: Delivery, names: Iterable[str], waiting: list[str], letter: Letter
-    ) -> None:
-        """Queue for those of ``names`` that have room; the others are appended to ``waiting``."""
-        self._check_open()
-        for name in names:
-            try:
-                if not letter.reliable or self.driver.endpoint.has_room(name, len(letter.content)):
-                    self._queue(now, delivery, name, letter)
-                else:
-                    waiting.append(name)
-            except UnknownPeer:
-                delivery.settle(name, Failure.REMOVED.value)
-            except MessageTooBig:
-                delivery.settle(name, Failure.TOO_BIG.value)
-
-    def _queue_waiting(self, delivery: Delivery, waiting: list[str], letter: Letter, now: float) -> bool | None:
-        names, waiting[:] = list(waiting), []
-        try:
-            self._queue_some(now, delivery, names, waiting, letter)
-        except SocketClosed:
-            waiting[:] = names
-            raise
-        return None if waiting else True
-
-    @staticmethod
-    def _fail(now: float, delivery: Delivery, names: Iterable[str], failure: Failure) -> None:
-        for name in names:
-            delivery.settle(name, failure.value)
 
     def _send_deferred(self, delivery: Delivery, recipient: str | Sequence[str] | None, letter: Letter) -> None:
         """On the timer thread: a send from a signal handler that could not be made there. Never waits for room."""
@@ -490,16 +263,12 @@ class Engine:
         failure = Failure.QUEUE_FULL
         try:
             if recipient is None:
-                names, delivery.left_out = self.driver.run(self._address, None, letter)
-            self.driver.run(self._queue_some, delivery, dict.fromkeys(names), waiting, letter)
+                names, delivery.left_out = self.driver.run(self.house.address, None)
+            self.driver.run(self.house.queue_some, delivery, dict.fromkeys(names), waiting, letter)
         except SocketClosed:
             waiting, failure = names, Failure.CLOSED
-        self.driver.peek(self._fail, delivery, waiting, failure)
+        self.driver.peek(self.house.fail, delivery, waiting, failure)
         delivery.hold(False)
-
-    def _check_open(self) -> None:
-        if self.closing:
-            raise SocketClosed("the socket is closed")
 
     # --- receiving ---
 
@@ -523,7 +292,7 @@ class Engine:
             return None
         message, arrived = letter
         try:
-            driver.note(self._taken, arrived)
+            driver.note(self.house.taken, arrived)
             if inbox.is_empty and not driver.lease.ends_soon:
                 driver.work_off_notes()
         except Reentered:
@@ -535,9 +304,6 @@ class Engine:
             inbox.put_back(letter)
             raise
         return message
-
-    def _taken(self, now: float, arrived: MessageArrived) -> None:
-        self.driver.endpoint.message_taken(arrived, now)
 
     def drops(self) -> dict[str, int]:
         """Why input was discarded and output refused, counted since the socket was made."""
@@ -579,7 +345,7 @@ class Engine:
     def _claim(self, now: float, claim: tuple[int, object], until: float) -> bool:
         """One thread closes; the others may only make it hurry."""
         self._flush_until = min(self._flush_until, until)
-        self.closing = True
+        self.house.closing = True
         self.driver.topics.wake_all()
         if self._closer is not None:
             return False
@@ -591,7 +357,7 @@ class Engine:
         try:
             while monotonic() < self._flush_until:
                 limit = min(self._flush_until, monotonic() + _FLUSH_LOOK)
-                if self.driver.wait_until(self._is_flushed, (_IDLE,), limit):
+                if self.driver.wait_until(self._is_flushed, (IDLE,), limit):
                     break
         except SocketClosed:
             pass  # an earlier, interrupted close came far already
@@ -599,18 +365,16 @@ class Engine:
             self._shut_down()
 
     def _is_flushed(self, now: float) -> bool | None:
-        return True if self.driver.endpoint.pending == 0 or now >= self._flush_until else None
+        return True if self.house.is_flushed(now) or now >= self._flush_until else None
 
     def _shut_down(self) -> None:
         hooks_ended = False
         try:
             # First of all: what a hook is at now counts as taken when it returns, and the goodbye tells what was taken.
             hooks_ended = self.hooks.stop(_HOOK_JOIN)
-            undelivered = self.driver.run(self._end)
-            if undelivered:
-                log.warning("! closed with %d undelivered message%s", undelivered, "" if undelivered == 1 else "s")
+            self.house.tell_undelivered(self.driver.run(self.house.end))
             self.driver.flush_output(_CLOSE_FRAMES)
-            self.driver.peek(self._fail_rest)
+            self.driver.peek(self.house.fail_rest)
         except SocketClosed:
             pass  # an interrupted close came this far
         finally:
@@ -619,29 +383,19 @@ class Engine:
             self.resolver.stop(_LOOKUP_JOIN)
             self.driver.stop()
             self.inbox.release()
-            self._save_known()
+            self.house.save_known()
             lifetime.closed(self)
             self._finished.set()
 
-    def _end(self, now: float) -> int:
-        undelivered = len(self._deliveries)
-        self.driver.endpoint.close(now)
-        return undelivered
-
-    def _fail_rest(self, now: float) -> None:
-        while self._deliveries:
-            _, (delivery, name) = self._deliveries.popitem()
-            delivery.settle(name, Failure.CLOSED.value)
-
     def abandon(self) -> None:
         """Close without flushing, on the timer thread; takes no lock: for finalizers, which run anywhere."""
-        self.closing = True
+        self.house.closing = True
         self._flush_until = -inf
         self.driver.defer(functools.partial(self.close, 0.0))
 
     def forget_after_fork(self) -> None:
         """In the child: drop keys and descriptors; takes no lock, seals and sends nothing."""
-        self.closing = True
+        self.house.abandon()
         self.driver.abandon()
         self.inbox.release()
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..exceptions import LocalProtocolError, SocketClosed
 from ..models import Message, PeerEvent
-from .driver import RateLimit
+from .rates import RateLimit
 
 if TYPE_CHECKING:
     from ..protocol.events import MessageArrived

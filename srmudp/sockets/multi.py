@@ -20,8 +20,9 @@ from ..peers.endpoint import AcceptPolicy, Endpoint
 from ..transports.udp import UdpTransport
 from .addresses import PeerSpec, check_name, parse_peers
 from .delivery import Delivery
-from .engine import Accept, Engine, Letter
+from .engine import Accept, Engine
 from .hooks import EventHook, MessageHook
+from .household import Letter
 from .known_peers import KnownPeers
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..models import Address
 from .addresses import is_nobody
-from .driver import RateLimit
+from .rates import RateLimit
 
 log = logging.getLogger("srmudp.resolver")
 

@@ -23,7 +23,7 @@ from srmudp.protocol.events import Failure
 from srmudp.sockets import lifetime
 from srmudp.sockets.addresses import Target
 from srmudp.sockets.delivery import Delivery
-from srmudp.sockets.engine import Letter
+from srmudp.sockets.household import Letter
 
 from .conftest import BOB, Rig
 
@@ -227,7 +227,7 @@ def test_a_script_that_ends_without_close_is_flushed() -> None:
         import logging, threading
         logging.basicConfig(format="%(message)s")
         from tests.sockets.conftest import Rig, BOB
-        from srmudp.sockets.engine import Letter
+        from srmudp.sockets.household import Letter
         rig = Rig().start()
         rig.engine.send(Letter(b"x", 0, True, None), "bob", 0)
         threading.Timer(0.1, rig.transport.arrive, (b"T1",), {"source": BOB}).start()

@@ -21,7 +21,7 @@ from srmudp.models import Address, EventKind, PeerEvent, PeerState, Trust
 from srmudp.protocol.events import Failure, MessageSettled, ResolveWanted
 from srmudp.sockets.addresses import Target
 from srmudp.sockets.delivery import Delivery
-from srmudp.sockets.engine import Letter
+from srmudp.sockets.household import Letter
 from srmudp.sockets.known_peers import KnownPeers
 
 from .conftest import BOB, EVE, Rig
@@ -77,7 +77,7 @@ def test_settling(rig: Rig) -> None:
     rig.under_lock(lambda: rig.endpoint.settle(2, Failure.EXPIRED))
     assert delivery.delivered == {"bob"}
     assert delivery.failed == {"eve": Failure.EXPIRED.value}
-    assert rig.engine._deliveries == {}
+    assert rig.engine.house.deliveries == {}
 
 
 def test_ignored_deliveries_do_not_leak(rig: Rig) -> None:
@@ -86,7 +86,7 @@ def test_ignored_deliveries_do_not_leak(rig: Rig) -> None:
     gc.collect()
     for token in list(rig.endpoint.sent):
         rig.under_lock(lambda token=token: rig.endpoint.settle(token, None))  # type: ignore[misc]
-    assert rig.engine._deliveries == {}
+    assert rig.engine.house.deliveries == {}
     assert not [o for o in gc.get_objects() if isinstance(o, Delivery)]
 
 
@@ -323,14 +323,14 @@ def test_a_message_through_real_threads(rig: Rig) -> None:
 def test_adding_is_all_or_nothing(rig: Rig) -> None:
     with pytest.raises(ValueError, match="'impossible'"):
         rig.engine.add({"carol": Target((BOB,)), "impossible": Target((BOB,))})
-    assert set(rig.engine.statuses()) == {"bob", "eve"} == set(rig.engine._targets)
+    assert set(rig.engine.statuses()) == {"bob", "eve"} == set(rig.engine.house.targets)
 
 
 def test_adding_again_adds_addresses_but_never_another_key(rig: Rig) -> None:
     carol, other = peer_id_of("carol"), peer_id_of("other")
     rig.engine.add({"carol": Target((BOB,), (), carol)})
     rig.engine.add({"carol": Target((EVE,))})
-    assert rig.engine._targets["carol"] == Target((BOB, EVE), (), carol)
+    assert rig.engine.house.targets["carol"] == Target((BOB, EVE), (), carol)
     with pytest.raises(ValueError, match="'carol'"):
         rig.engine.add({"new": Target((BOB,)), "carol": Target((BOB,), (), other)})
     assert "new" not in rig.engine.statuses()

@@ -147,7 +147,7 @@ def test_a_parked_message_goes_to_receive_when_its_queue_is_unregistered(rig: Ri
 
 
 def test_hooks_may_send_register_and_close(rig: Rig) -> None:
-    from srmudp.sockets.engine import Letter
+    from srmudp.sockets.household import Letter
 
     done = threading.Event()
 
