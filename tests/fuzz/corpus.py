@@ -20,6 +20,7 @@ from srmudp.wire import frames, packet
 from srmudp.wire.codec import VARINT_MAX, encode_varint
 from srmudp.wire.frames import Ack, ChannelState, MessagePart, SessionStart, UnreliablePart, parse_frames, serialise
 from srmudp.wire.packet import PUBLIC_KEY, PUNCH, RECORD, RESEND, SHARED_KEY, Hello
+from srmudp.wire.stun import StunClass, StunMessage
 from tests.endpoints import Recorder, connect, identity, make_node, send
 from tests.fuzz.sealed_targets import ListeningBackend
 from tests.simnet import Link, SimNet
@@ -91,6 +92,7 @@ def build() -> dict[str, dict[str, bytes]]:
         put("kind", "all", bytes(range(256)))
     _records(put)
     _hellos(put)
+    _stun(put)
     _frames(put)
     _texts(put)
     scripts(put)
@@ -145,6 +147,26 @@ def _hellos(put: Put) -> None:
     put("hello", "flags", plain.encode()[:52] + b"\x80" + plain.encode()[53:])
     put("hello", "not-utf-8", plain.encode()[:61] + b"\x02\xc3\x28\x00\x00")
     put("hello", "mapped", plain.encode()[:61] + b"\x00\x06" + bytes(10) + b"\xff\xff\x7f\x00\x00\x01\x00\x01\x00")
+
+
+def _stun(put: Put) -> None:
+    samples = json.loads((FOLDER.parent.parent / "vectors" / "stun_rfc5769.json").read_text("utf-8"))["vectors"]
+    for sample in samples:
+        put("stun", "rfc-5769-" + sample["name"][:3], bytes.fromhex(sample["hex"]))
+    name, v4, v6 = bytes(range(12)), Address("192.0.2.1", 3478), Address("2001:db8::1", 1)
+    made = {
+        "request": StunMessage(StunClass.REQUEST, name),
+        "change": StunMessage(StunClass.REQUEST, name, change_ip=True, change_port=True, fingerprint=True),
+        "indication": StunMessage(StunClass.INDICATION, name),
+        "answer": StunMessage(StunClass.SUCCESS, name, v4, v6, "name", origin=v4, other=v6, fingerprint=True),
+        "refusal": StunMessage(StunClass.ERROR, name, error=(420, "why"), unknown=(3, 0x7FFF)),
+    }
+    for label, message in made.items():
+        put("stun", label, message.encode())
+    unknown = b"".join(kind.to_bytes(2, "big") + bytes(2) for kind in range(0x30, 0x30 + 300))
+    request = made["request"].encode()
+    put("stun", "all-unknown", request[:2] + len(unknown).to_bytes(2, "big") + request[4:] + unknown)
+    put("stun", "zeros", request[:2] + (1240).to_bytes(2, "big") + request[4:] + bytes(1240))
 
 
 def _frames(put: Put) -> None:

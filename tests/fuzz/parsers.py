@@ -11,16 +11,19 @@ import os
 import struct
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Final
 
 from srmudp.crypto.keys import Identity, static_key_of
 from srmudp.exceptions import DecodeError, IdentityError
-from srmudp.models import PeerId
+from srmudp.models import Address, PeerId
+from srmudp.nat.stun import answer_to
 from srmudp.sockets.addresses import MAX_ADDRESSES, check_name, parse_peers, parse_target
 from srmudp.sockets.known_peers import KnownPeers
 from srmudp.wire import frames, packet
 from srmudp.wire.codec import Reader, encode_address, encode_varint, read_varint
+from srmudp.wire.stun import StunClass, parse_stun
 
 Target = Callable[[bytes], None]
 
@@ -113,6 +116,26 @@ def hello(data: bytes) -> None:
         static_key_of(parsed.peer_id)
     except IdentityError:
         pass
+
+
+def stun(data: bytes) -> None:
+    """``parse_stun``: a STUN message of whoever sends one."""
+    try:
+        parsed = parse_stun(data)
+    except DecodeError:
+        return
+    require(data[8:20] == parsed.transaction_id, "another transaction")
+    try:
+        again = parsed.encode()
+    except ValueError as error:
+        raise Finding(f"what was read cannot be written: {error}") from error
+    require(parse_stun(again) == replace(parsed, not_understood=()), "not what was read")
+    require(len(again) <= len(data), "longer than what was read")
+    if parsed.kind is StunClass.REQUEST:
+        for source in (Address("192.0.2.1", 1), Address("2001:db8::1", 65_535)):
+            answer = answer_to(parsed, source)
+            require(5 * len(answer) <= 11 * len(data), "an answer that amplifies")
+            require(parse_stun(answer).transaction_id == parsed.transaction_id, "an answer to something else")
 
 
 # --- frames
@@ -285,6 +308,7 @@ PARSERS: Final[dict[str, Target]] = {
     "run": run,
     "kind": kind,
     "hello": hello,
+    "stun": stun,
     "record": record,
     **{f"frame_{name}": partial(_frame, parse) for name, parse in named_frames().items()},
     "frame_MessagePart": partial(_part, frames.MESSAGE_PART),

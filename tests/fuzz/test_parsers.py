@@ -42,6 +42,7 @@ from srmudp.wire.frames import (
     serialise,
 )
 from srmudp.wire.packet import Hello, RecordHeader
+from srmudp.wire.stun import parse_stun
 
 fuzz = settings(
     max_examples=50,
@@ -145,6 +146,7 @@ PARSERS: list[tuple[Callable[[bytes], Any], int | None]] = [
     (packet.parse_segment, packet.RESEND),
     (Hello.decode, None),
     (parse_frames, None),
+    (parse_stun, None),
 ]
 
 
