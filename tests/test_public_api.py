@@ -119,7 +119,7 @@ def test_the_socket_has_no_other_public_members() -> None:
     for name in PROPERTIES:
         assert isinstance(inspect.getattr_static(MultiHolepunchSocket, name), property), name
     for name in ("__enter__", "__exit__", "__iter__", "__repr__"):
-        assert name in vars(MultiHolepunchSocket)
+        assert name in members(MultiHolepunchSocket)
 
 
 def test_public_functions_are_annotated() -> None:
@@ -139,10 +139,16 @@ def documented() -> Iterator[tuple[str, Any]]:
             continue
         yield name, value
         if inspect.isclass(value):
-            for member, found in vars(value).items():
+            for member, found in members(value).items():
                 function = found.__func__ if isinstance(found, classmethod | staticmethod) else found
                 if not member.startswith("_") and (inspect.isfunction(function) or isinstance(function, property)):
                     yield f"{name}.{member}", function
+
+
+def members(value: type) -> dict[str, Any]:
+    """What a class has by itself or from a base that is written in srmudp."""
+    written = [base for base in reversed(value.__mro__) if base.__module__.split(".")[0] == "srmudp"]
+    return {name: found for base in written for name, found in vars(base).items()}
 
 
 DOCUMENTED = dict(documented())

@@ -104,6 +104,14 @@ class Engine:
             self.hooks.start()
         self.driver.start()
 
+    def check_process(self) -> None:
+        """Return quietly in the process that made the socket.
+
+        Raises:
+            LocalProtocolError: this is a child made by ``fork``.
+        """
+        self.driver.check_process()
+
     @property
     def is_foreign(self) -> bool:
         """True in a child made by ``fork``."""

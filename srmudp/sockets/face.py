@@ -1,0 +1,182 @@
+"""What the faces of a socket have in common, whether threads or an event loop run it: everything that never waits."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NoReturn, Protocol
+
+from ..crypto.keys import verification_code
+from ..exceptions import LocalProtocolError, SocketClosed
+from ..models import Address, PeerId, PeerStatus
+from .addresses import PeerSpec, Target, parse_peers
+from .arguments import names_of
+from .household import check_known
+
+
+class Core(Protocol):
+    """What a face asks of the engine behind it."""
+
+    peer_id: PeerId
+    local_address: Address
+
+    @property
+    def closing(self) -> bool: ...
+    @property
+    def is_foreign(self) -> bool: ...
+    def check_process(self) -> None: ...
+    def add(self, targets: Mapping[str, Target]) -> None: ...
+    def remove(self, names: Sequence[str]) -> None: ...
+    def trust(self, name: str, peer_id: PeerId | None) -> None: ...
+    def forget(self, name: str) -> None: ...
+    def statuses(self) -> dict[str, PeerStatus]: ...
+    def drops(self) -> dict[str, int]: ...
+    def abandon(self) -> None: ...
+
+
+class Face:
+    """A socket with many named peers. Subclasses make the engine and add what waits."""
+
+    _engine: Core
+    _name: str
+
+    # --- peers ---
+
+    def add_peers(self, peers: Mapping[str, PeerSpec]) -> None:
+        """Add several peers, or with an exception none. Connecting begins at once and goes on in the background.
+
+        Args:
+            peers: name to ``"host:port"``, ``"[v6]:port"``, ``(host, port)``, ``"<peerid>@host:port"``,
+                ``Peer(...)`` or a list of such addresses. Host names are looked up in the background, again
+                whenever connecting starts anew. A name that was added before gets the addresses in addition.
+
+        Raises:
+            ValueError: an entry is malformed, pins another PeerId than before, or is our own PeerId; the text names
+                it.
+            SocketClosed: the socket is closed.
+
+        Example::
+
+            sock.add_peers({"alice": "192.0.2.7:8000", "bob": ["bob.example:8000", "[2001:db8::7]:8000"]})
+        """
+        self._engine.check_process()
+        self._engine.add(parse_peers(peers, self.peer_id))
+
+    def add_peer(self, name: str, spec: PeerSpec) -> None:
+        """Add one peer; see :meth:`add_peers`."""
+        self.add_peers({name: spec})
+
+    def remove_peer(self, name: str) -> None:
+        """Remove a peer; the name is free at once, and nothing more is received from it.
+
+        Messages already queued are still brought to it in the background, for at most ``timeout`` seconds; their
+        :class:`Delivery` tells. Then it is told that it was removed. Its key is refused until it is added again.
+
+        Raises:
+            UnknownPeer: nobody has that name.
+        """
+        self._engine.remove((name,))
+
+    def remove_peers(self, names: Iterable[str]) -> None:
+        """Remove several peers or, if one of the names is unknown, none.
+
+        Raises:
+            UnknownPeer: nobody has one of the names.
+        """
+        self._engine.remove(names_of(names))
+
+    def trust(self, name: str, peer_id: PeerId | None = None) -> None:
+        """Pin ``name``: from now on any other key is refused.
+
+        Args:
+            name: a peer.
+            peer_id: the key; None for the one it has now, after comparing :meth:`verification_code`.
+
+        Raises:
+            UnknownPeer: nobody has that name.
+            LocalProtocolError: ``peer_id`` is None and no key is known yet.
+            ValueError: the key is our own, or another peer's.
+            IdentityError: no key can have this PeerId; perhaps it is mistyped.
+        """
+        self._engine.trust(name, peer_id)
+
+    def forget(self, name: str) -> None:
+        """Forget which key ``name`` stood for, here and in the known-peers file; the next that answers takes it.
+
+        Raises:
+            UnknownPeer: nobody has that name.
+        """
+        self._engine.forget(name)
+
+    def verification_code(self, name: str) -> str:
+        """60 digits to compare with the peer by another way (reading aloud); the same at both ends.
+
+        Raises:
+            UnknownPeer: nobody has that name.
+            LocalProtocolError: the peer has not proven a key yet.
+        """
+        statuses = self._engine.statuses()
+        check_known((name,), statuses)
+        peer_id = statuses[name].peer_id
+        if peer_id is None:
+            raise LocalProtocolError(f"{name!r} has not proven a key yet; wait_connected({name!r}) first")
+        return verification_code(self.peer_id, peer_id)
+
+    @property
+    def connections_status(self) -> Mapping[str, PeerStatus]:
+        """A snapshot: name to :class:`PeerStatus`. Kept after ``close()`` as it was at the end."""
+        return self._engine.statuses()
+
+    # --- the socket itself ---
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Our own identity, for others to pin."""
+        return self._engine.peer_id
+
+    @property
+    def name(self) -> str:
+        """What we call ourselves; ``""`` if nothing."""
+        return self._name
+
+    @property
+    def port(self) -> int:
+        """The local UDP port."""
+        return self._engine.local_address.port
+
+    def getsockname(self) -> tuple[str, int]:
+        """Local address and port.
+
+        Raises:
+            SocketClosed: the socket is closed (an ``OSError``).
+        """
+        self._engine.check_process()
+        if self._engine.closing:
+            raise SocketClosed("the socket is closed")
+        return self._engine.local_address.host, self._engine.local_address.port
+
+    @property
+    def is_closed(self) -> bool:
+        """True from the beginning of ``close()`` on."""
+        return self._engine.closing
+
+    @property
+    def drops(self) -> Mapping[str, int]:
+        """Why datagrams were discarded, with a count of each reason since the socket was made. A copy."""
+        return self._engine.drops()
+
+    def __del__(
+        self, _warn: Callable[..., None] = warnings.warn, _is_finalizing: Callable[[], bool] = sys.is_finalizing
+    ) -> None:
+        engine: Core | None = getattr(self, "_engine", None)
+        if engine is None or engine.closing or engine.is_foreign or _is_finalizing():
+            return
+        engine.abandon()
+        _warn(f"unclosed {self!r}", ResourceWarning, source=self)
+
+    def __repr__(self) -> str:
+        return repr(self._engine) if hasattr(self, "_engine") else "<MultiHolepunchSocket not open>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a MultiHolepunchSocket holds keys and an open port and cannot be copied or pickled")
