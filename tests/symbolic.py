@@ -253,6 +253,7 @@ IGNORED: Final = frozenset(
         *("sealed_bytes", "opened", "failed"),
         *(
             "_timers",
+            "_unscheduled",
             "scheduled",
         ),  # derived from the peers' deadlines; one too many finds nothing to do
         *("_label", "_drawn"),

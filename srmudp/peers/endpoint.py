@@ -106,6 +106,7 @@ class Endpoint:
         self._handshakes = Handshakes(self, us, backend, self._registry, self._admission, rate)
         self._ready: deque[Peer] = deque()
         self._timers: list[tuple[float, int, Peer]] = []
+        self._unscheduled: dict[int, Peer] = {}  # peers whose deadline may have come nearer
         self._order = count()
         self._tokens = count(1)
         self._receiving: dict[int, Peer] = {}  # peers with records since the last burst end
@@ -150,10 +151,12 @@ class Endpoint:
     def handle_burst_end(self, now: float) -> None:
         """Nothing more is waiting to be read: acknowledgements may go."""
         self._notice_sleep(now)
-        for peer in self._receiving.values():
-            peer.connection.on_burst_end(now)
-            self.touch(peer)
-        self._receiving.clear()
+        if self._receiving:
+            for peer in self._receiving.values():
+                peer.connection.on_burst_end(now)
+                if not peer.ready:
+                    self.touch(peer)
+            self._receiving.clear()
 
     def handle_resumed(self, slept: float, now: float) -> None:
         """The machine slept, or this program stood still, for ``slept`` seconds: see to every peer at once.
@@ -169,12 +172,11 @@ class Endpoint:
 
     def _notice_sleep(self, now: float) -> None:
         """A timer that is called far too late was slept through. Also for calls that make one due long ago."""
-        due = self._due
-        late = now - max(due, self._looked_at) if due is not None else 0.0
+        due, looked_at = self._due, self._looked_at
         self._due = None
         self._looked_at = now
-        if late > ASLEEP:
-            self.handle_resumed(late, now)
+        if due is not None and now - due > ASLEEP and now - looked_at > ASLEEP:
+            self.handle_resumed(now - max(due, looked_at), now)
 
     def handle_timer(self, now: float) -> None:
         """Call it when ``now >= next_timer()``."""
@@ -182,6 +184,7 @@ class Endpoint:
         self._admission.expire(now)
         self._handshakes.ask()
         self.budget.on_timer(now)
+        self._schedule()
         timers = self._timers
         due: list[Peer] = []
         while timers and timers[0][0] <= now:
@@ -516,8 +519,8 @@ class Endpoint:
                 return transmit
             ready.popleft()
             peer.ready = False
-            if not self._closed:
-                self._schedule(peer)
+            # Its deadline is looked at when somebody asks, which is not after each batch.
+            self._unscheduled[id(peer)] = peer
             if transmit is not None:
                 return transmit
         return None
@@ -527,12 +530,15 @@ class Endpoint:
         if self._closed:
             return None
         timers = self._timers
+        if self._unscheduled:
+            self._schedule()
         while timers and timers[0][2].scheduled != timers[0][0]:
             heapq.heappop(timers)
         first = timers[0][0] if timers else None
-        for other in (self._admission.next_timer(), self.budget.next_timer()):
-            if first is None or (other is not None and other < first):
-                first = other
+        if (other := self._admission.next_timer()) is not None and (first is None or other < first):
+            first = other
+        if (other := self.budget.next_timer()) is not None and (first is None or other < first):
+            first = other
         self._due = first
         return first
 
@@ -647,15 +653,18 @@ class Endpoint:
 
     # --- small helpers
 
+    def _schedule(self) -> None:
+        """Note the deadlines that have come nearer. What is noted too early finds nothing to do."""
+        for peer in self._unscheduled.values():
+            when = peer.next_timer()
+            if when is not None and (peer.scheduled is None or when < peer.scheduled):
+                peer.scheduled = when
+                heapq.heappush(self._timers, (when, next(self._order), peer))
+        self._unscheduled.clear()
+
     def new_index(self) -> int:
         """A random receive index that is free."""
         while True:
             index = int.from_bytes(self.random(8), "big")
             if index and index not in self._sessions and not self._handshakes.is_waiting_at(index):
                 return index
-
-    def _schedule(self, peer: Peer) -> None:
-        when = peer.next_timer()
-        if when is not None and (peer.scheduled is None or when < peer.scheduled):
-            peer.scheduled = when
-            heapq.heappush(self._timers, (when, next(self._order), peer))

@@ -610,35 +610,39 @@ class Peer:
 
     def next_timer(self) -> float | None:
         """When :meth:`on_timer` must be called."""
-        connection, attempt = self.connection, self.attempt
-        when = self._connected_timer() if connection.session is not None else self._stranger_until()
-        others: tuple[float | None, ...] = (self.linger_until,)
-        if self.proof is None:
-            others = (self.linger_until, connection.next_timer())
+        connection, proof = self.connection, self.proof
+        if proof is None:
+            when = connection.next_timer()
         else:
-            others = (self.linger_until, self.proof.next_timer(), connection.sending.next_expiry())
-        if self.candidate is not None:
-            others = (*others, self.candidate.created_at + ATTEMPT_LIFETIME)
-        if attempt is not None:
-            if attempt.opening is not None:
-                others = (*others, attempt.next_send)
-        elif connection.session is None and self._wants_attempt():
-            others = (*others, self.next_attempt_at)
-        for other in others:
-            if other is not None and (when is None or other < when):
-                when = other
-        return when
-
-    def _connected_timer(self) -> float:
-        """When the session itself wants to be looked at."""
+            when = _earlier(proof.next_timer(), connection.sending.next_expiry())
+        if connection.session is None:
+            return self._opening_timer(_earlier(when, self._stranger_until()))
+        # One comparison after the other: it is asked for with every message.
         assert self.last_heard is not None
-        when = self.last_heard + self._endpoint.timeout
-        if (other := self.last_sent + self._endpoint.keepalive) < when:
-            when = other
-        if (look := self.validator.next_timer()) is not None and look < when:
-            when = look
-        if self.rekeying is not None and (look := self.rekeying.next_timer()) is not None and look < when:
-            when = look
+        endpoint, probe, rekeying = self._endpoint, self.validator.probe, self.rekeying
+        due = self.last_heard + endpoint.timeout
+        if (other := self.last_sent + endpoint.keepalive) < due:
+            due = other
+        if probe is not None and probe.decide_at < due:
+            due = probe.decide_at
+        if rekeying is not None and (look := rekeying.next_timer()) is not None and look < due:
+            due = look
+        if when is None or due < when:
+            when = due
+        if self.attempt is None and self.candidate is None and self.linger_until is None:
+            return when
+        return self._opening_timer(when)
+
+    def _opening_timer(self, when: float | None) -> float | None:
+        """``when``, or earlier for the sake of a handshake or because the peer was removed."""
+        when = _earlier(when, self.linger_until)
+        if self.candidate is not None:
+            when = _earlier(when, self.candidate.created_at + ATTEMPT_LIFETIME)
+        if self.attempt is not None:
+            if self.attempt.opening is not None:
+                when = _earlier(when, self.attempt.next_send)
+        elif self.connection.session is None and self._wants_attempt():
+            when = _earlier(when, self.next_attempt_at)
         return when
 
     def on_timer(self, now: float) -> None:
@@ -736,14 +740,17 @@ class Peer:
         connection = self.connection
         if self.proof is not None or connection.is_idle(now):
             return None
-        if connection.session is not None and connection.session.worn_out:
+        session, path = connection.session, connection.path
+        if session is None or path is None:
+            return None
+        if session.worn_out:
             self.lose("the keys of the session are worn out", now)
+            return None
         batch = connection.poll_transmit(now)
         if batch is None:
             return None
         self.last_sent = now
-        assert connection.path is not None
-        return Transmit(batch[0], batch[1], connection.path.address)
+        return _tuple(Transmit, (batch[0], batch[1], path.address))
 
     def send_datagram(self, datagram: bytes, destination: Address, now: float) -> None:
         """Queue one datagram outside the connection's own output."""
@@ -770,3 +777,10 @@ class Peer:
         """Report something that happened to this peer."""
         if not self.lingering:
             self._endpoint.emit(PeerEvent(kind, self.name, self.peer_id, address, reason))
+
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    """The smaller of two times, where None is never."""
+    if one is None or (other is not None and other < one):
+        return other
+    return one

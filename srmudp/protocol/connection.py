@@ -44,7 +44,7 @@ from .credit import OVERHEAD, ReceiveBudget
 from .events import Failure
 from .receiving import ReceiveHalf
 from .records import Opened, packed
-from .recovery import AckOutcome, Path, Recovery, SentRecord
+from .recovery import STALE_RECORDS, AckOutcome, Path, Recovery, SentRecord
 from .sending import Chunk, SendHalf
 from .session import Session, segment_room, single_room
 from .unreliable import OutgoingUnreliable, UnreliableReceiveHalf, UnreliableSendHalf
@@ -433,14 +433,25 @@ class Connection:
 
     def next_timer(self) -> float | None:
         """When :meth:`on_timer` must be called."""
-        when = self.sending.next_expiry()
+        expiry = self.sending.next_expiry()
         recovery = self.recovery
-        if recovery is not None:
-            due = (recovery.next_timer(), self._acks.at, self._controls.at, self._send_at)
-            for other in (*due, recovery.path.discovery.next_timer()):
-                if other is not None and (when is None or other < when):
-                    when = other
-        return when
+        if recovery is None:
+            return expiry
+        # One comparison after the other: it is asked for with every message.
+        when = recovery.next_timer()
+        if when is None:
+            when = inf
+        if expiry is not None and expiry < when:
+            when = expiry
+        if (other := self._acks.at) is not None and other < when:
+            when = other
+        if (other := self._controls.at) is not None and other < when:
+            when = other
+        if (other := self._send_at) is not None and other < when:
+            when = other
+        if (other := recovery.path.discovery.next_timer()) is not None and other < when:
+            when = other
+        return when if when < inf else None
 
     def on_timer(self, now: float) -> None:
         """Time has passed."""
@@ -467,7 +478,9 @@ class Connection:
             return True
         if self._acks.now or self._controls.urgent or self._start_due or self._probes_due or self._resends:
             return False
-        if self.sending.has_work or self.unreliable_out.has_work or path.discovery.probe_due(now) is not None:
+        if self.sending.rotation or self.unreliable_out.queue:
+            return False
+        if now >= path.discovery.due_at and path.discovery.probe_due(now) is not None:
             return False
         self._idle()
         return True
@@ -483,17 +496,18 @@ class Connection:
         if self._acks.now or self._controls.urgent or self._start_due:
             return self._single(now)
         # Before pacing is asked: the timer that woke us for this must find it done.
-        size = path.discovery.probe_due(now)
-        if size is not None and self._peer_started:
-            return self._probe_mtu(size, now)
+        if now >= path.discovery.due_at:
+            size = path.discovery.probe_due(now)
+            if size is not None and self._peer_started:
+                return self._probe_mtu(size, now)
         if self._send_at is not None:
             if self._send_at > now:
                 return None
             self._send_at = None
-        if recovery.records:
+        if recovery.records and session.next_number - next(iter(recovery.records)) > STALE_RECORDS:
             for record in recovery.stale(session.next_number):
                 self._send_again(record)
-        if not (self._resends or self.sending.has_work or self.unreliable_out.has_work):
+        if not (self._resends or self.sending.rotation or self.unreliable_out.queue):
             self._idle()
             return None
         if not self._peer_started:
@@ -510,7 +524,7 @@ class Connection:
             resent = self._resend(segments, now)
             if resent is not None:
                 return resent
-        if segments > 1 and not self.unreliable_out.has_work:
+        if segments > 1 and not self.unreliable_out.queue:
             batch = self._bulk(segments, now)
             if batch is not None:
                 return batch
@@ -629,9 +643,9 @@ class Connection:
         if not terse:
             room -= self._controls.fill(room, out, controls, self._peer_started)
         if self._peer_started and self._window() > recovery.in_flight:
-            if self.unreliable_out.has_work:
+            if self.unreliable_out.queue:
                 room -= self.unreliable_out.fill(room, out, unreliable, now)
-            if self.sending.has_work:
+            if self.sending.rotation:
                 self.sending.fill(room, out, chunks, one_channel=False)
         if not (controls or chunks or unreliable):
             if not (out and self._acks.now):  # an ack that may still travel with something waits for it
@@ -771,7 +785,7 @@ class Connection:
         return wire, size
 
     def _idle(self) -> None:
-        assert self.recovery is not None
-        assert self.path is not None
-        self.recovery.note_app_limited()
-        self.path.pacer.on_idle()
+        recovery = self.recovery
+        assert recovery is not None
+        recovery.note_app_limited()
+        recovery.path.pacer.on_idle()

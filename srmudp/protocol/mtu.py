@@ -44,7 +44,9 @@ class MtuDiscovery:
         "_probe",
         "_round_end",
         "_rounds",
+        "_safe",
         "_small_arrived",
+        "due_at",
         "mtu",
     )
 
@@ -57,13 +59,18 @@ class MtuDiscovery:
         self._next_search = now
         self._big_lost = self._rounds = 0
         self._round_end = self._small_arrived = -inf
+        self._safe = MIN_MTU  # the next smaller size that is taken for safe
+        self.due_at = now
+        """No earlier is :meth:`probe_due` worth asking."""
         self._choose()
+        self._settle()
 
     def probe_due(self, now: float) -> int | None:
         """The size of a probe to be sent now, or None. The caller then calls :meth:`on_probe_sent`."""
         if self._probe is None and now >= self._next_search:
             self._choose()
             self._next_search = now + RAISE_INTERVAL
+            self._settle()
         return None if self._in_flight else self._probe
 
     def next_timer(self) -> float | None:
@@ -73,6 +80,7 @@ class MtuDiscovery:
     def on_probe_sent(self) -> None:
         """A probe of the size asked for left."""
         self._in_flight = True
+        self._settle()
 
     def on_probe_acked(self, size: int) -> bool:
         """The peer opened a probe. Returns True if the MTU grew."""
@@ -83,6 +91,7 @@ class MtuDiscovery:
             self.mtu = size
             self._big_lost = self._rounds = 0
         self._choose()
+        self._settle()
         return grew
 
     def on_probe_lost(self, now: float) -> None:
@@ -93,21 +102,23 @@ class MtuDiscovery:
             self._probe = None
             self._losses = 0
             self._next_search = now + RAISE_INTERVAL
+        self._settle()
 
     def on_probe_gone(self) -> None:
         """A probe ended with its session: nothing was learned, the next may leave."""
         self._in_flight = False
+        self._settle()
 
     def on_acked(self, size: int, sent_at: float) -> None:
         """A datagram arrived. Large ones prove that there is no black hole."""
-        if size > self._fallback():
+        if size > self._safe:
             self._big_lost = self._rounds = 0
         elif sent_at > self._small_arrived:
             self._small_arrived = sent_at
 
     def on_lost(self, size: int, count: int, sent_at: float, now: float) -> bool:
         """``count`` datagrams of ``size`` bytes that left at ``sent_at`` were lost. Returns True if the MTU shrank."""
-        if not self._fallback() < size <= self.mtu:
+        if not self._safe < size <= self.mtu:
             return False  # larger ones left before the last fall
         self._big_lost += count
         if self._round_end < sent_at < self._small_arrived:
@@ -115,11 +126,12 @@ class MtuDiscovery:
             self._round_end = self._small_arrived
         if self._big_lost < BLACK_HOLE_LOSSES or self._rounds < BLACK_HOLE_ROUNDS:
             return False
-        self.mtu = self._fallback()
+        self.mtu = self._safe
         self._big_lost = self._rounds = 0
         self._probe = None
         self._losses = 0
         self._next_search = now + RAISE_INTERVAL / 10
+        self._settle()
         return True
 
     @property
@@ -127,9 +139,13 @@ class MtuDiscovery:
         """True while so many large datagrams were lost in a row that there may be a black hole."""
         return self._big_lost >= BLACK_HOLE_LOSSES
 
-    def _fallback(self) -> int:
-        """The next smaller size that is taken for safe."""
-        return BASE if self.mtu > BASE else MIN_MTU
+    def _settle(self) -> None:
+        """Work out what follows from the state; asked for with every record, it changes with a probe."""
+        self._safe = BASE if self.mtu > BASE else MIN_MTU
+        if self._in_flight:
+            self.due_at = inf
+        else:
+            self.due_at = self._next_search if self._probe is None else -inf
 
     def _choose(self) -> None:
         self._probe = next((size for size in LADDER if self.mtu < size <= self._limit), None)

@@ -92,7 +92,9 @@ class RttEstimator:
 
     def probe_timeout(self, max_ack_delay: float) -> float:
         """RFC 9002 section 6.2.1, with a floor."""
-        return max(self.smoothed + max(4 * self.variation, GRANULARITY) + max_ack_delay, MIN_PROBE_TIMEOUT)
+        scatter = 4 * self.variation
+        timeout = self.smoothed + (scatter if scatter > GRANULARITY else GRANULARITY) + max_ack_delay
+        return timeout if timeout > MIN_PROBE_TIMEOUT else MIN_PROBE_TIMEOUT
 
 
 class Path:
@@ -326,7 +328,7 @@ class Recovery:
 
     def note_app_limited(self) -> None:
         """There was window but nothing to send: rate samples until now's data is delivered tell nothing."""
-        self._app_limited_until = max(self._delivered + self.in_flight, 1)
+        self._app_limited_until = self._delivered + self.in_flight or 1
 
     # --- acknowledgements
 
@@ -645,6 +647,8 @@ class Recovery:
     def _probe_interval(self) -> float:
         """RFC 9002 section 6.2.1: the probe timeout with its backoff."""
         timeout = self.path.rtt.probe_timeout(self.peer_ack_delay) + self._reorder
+        if not self.probes:
+            return timeout
         # Not in step with outages that come regularly: one of the next few falls between them.
         most = MAX_PROBE_INTERVAL * (1 - self.probes % 4 / 16)
         return min(timeout * (1 << min(self.probes, MAX_BACKOFF)), max(timeout, most))

@@ -125,7 +125,7 @@ class SendHalf:
         self.connection_window = 0
         self.settled: list[tuple[int, Failure | None]] = []
         self.withdrawals: dict[tuple[int, int], None] = {}  # (channel, sequence) still to be told, in order
-        self._rotation: deque[SendChannel] = deque()  # channels that may have something to send
+        self.rotation: deque[SendChannel] = deque()  # channels that may have something to send
         self._in_rotation: set[int] = set()
         self._expiring = 0
         self._look_at = 0.0  # no earlier can a message with a ttl be due
@@ -162,7 +162,7 @@ class SendHalf:
                     self._settle(message, reason)
                 message.sequence = -1
         self.channels.clear()
-        self._rotation.clear()
+        self.rotation.clear()
         self._in_rotation.clear()
         self.withdrawals.clear()
         self.charged = 0
@@ -244,7 +244,7 @@ class SendHalf:
 
     def recount(self) -> None:
         """Derive every sum and queue anew from the messages themselves, after a call was interrupted half way."""
-        self._rotation.clear()
+        self.rotation.clear()
         self._in_rotation.clear()
         self.charged = self.queued_bytes = self.queued_messages = self._expiring = 0
         self._look_at = 0.0
@@ -407,23 +407,23 @@ class SendHalf:
     @property
     def has_work(self) -> bool:
         """True if a channel may have something to send (credit is looked at when filling)."""
-        return bool(self._rotation)
+        return bool(self.rotation)
 
     def next_size(self) -> int:
         """At least how many bytes the channel whose turn it is has to send; credit apart."""
-        if not self._rotation:
+        if not self.rotation:
             return 0
         return _size_waiting(self._whose_turn())
 
     def give_turn_to_brief(self, limit: int) -> bool:
         """Have the turn be that of a channel with at most so many bytes to send, if none of higher rank waits."""
-        if not self._rotation:
+        if not self.rotation:
             return False
         rank = self._whose_turn().rank()
-        for state in self._rotation:
+        for state in self.rotation:
             if state.rank() == rank and _size_waiting(state) <= limit:
-                self._rotation.remove(state)
-                self._rotation.appendleft(state)
+                self.rotation.remove(state)
+                self.rotation.appendleft(state)
                 return True
         return False
 
@@ -439,13 +439,13 @@ class SendHalf:
             Bytes appended.
         """
         used = 0
-        for _ in range(len(self._rotation)):
+        for _ in range(len(self.rotation)):
             state = self._whose_turn()
             took, more = self._fill_channel(state, room - used, out, chunks)
             used += took
-            self._rotation.popleft()
+            self.rotation.popleft()
             if more:
-                self._rotation.append(state)
+                self.rotation.append(state)
             else:
                 self._in_rotation.discard(state.number)
             if (took and one_channel) or room - used < MAX_PART_HEADER + 1:
@@ -454,7 +454,7 @@ class SendHalf:
 
     def _whose_turn(self) -> SendChannel:
         """The channel of the highest rank; of equal ones that which waited longest. It is then first in rotation."""
-        rotation = self._rotation
+        rotation = self.rotation
         first = rotation[0]
         if len(rotation) > 1:
             first = max(rotation, key=SendChannel.rank)  # the first of equal ones
@@ -573,7 +573,7 @@ class SendHalf:
         """Have the channel's turn come if it has something to send."""
         if state.number not in self._in_rotation and (state.waiting or state.resend or state.current is not None):
             self._in_rotation.add(state.number)
-            self._rotation.append(state)
+            self.rotation.append(state)
 
     def _connection_freed(self) -> None:
         """Channels that found the window of the connection full may go on."""

@@ -6,13 +6,14 @@ from collections import Counter
 from typing import Final
 
 from ..crypto.backend import Backend
-from ..crypto.protection import LIMIT, RecordKeys
+from ..crypto.protection import FORGERY_LIMIT, LIMIT, RecordKeys
 from ..wire.packet import MAX_SEGMENTS, RECORD_OVERHEAD, RESEND_OVERHEAD, TAG, RecordHeader, cut_record
 from .handshake import Agreed
 from .records import RecordReceiver
 
 NUMBERS_KEPT: Final = 1 << 16
 """Numbers before the hard limit at which a session is replaced: what is said outside its usual output has room."""
+WORN: Final = LIMIT - NUMBERS_KEPT
 
 
 class Session:
@@ -47,8 +48,8 @@ class Session:
     @property
     def worn_out(self) -> bool:
         """True when a new handshake is needed: the keys can do no more, or the numbers come to their end."""
-        limit = LIMIT - NUMBERS_KEPT
-        return self.next_transmission >= limit or self.next_number >= limit or self.keys.exhausted
+        # The keys' own numbers run no further than those of the session.
+        return self.next_transmission >= WORN or self.next_number >= WORN or self.keys.failed >= FORGERY_LIMIT
 
     def seal(self, plaintext: bytes, mtu: int) -> tuple[RecordHeader, bytes, bytes]:
         """Seal one record and cut it.

@@ -37,7 +37,7 @@ class UnreliableSendHalf:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._queue: deque[OutgoingUnreliable] = deque()
+        self.queue: deque[OutgoingUnreliable] = deque()
         self._unsettled: dict[int, OutgoingUnreliable] = {}
         self._next = 0
         self.queued_bytes = 0
@@ -48,11 +48,11 @@ class UnreliableSendHalf:
         message = self._unsettled[self._next] = OutgoingUnreliable(token, channel, content, expires, self._next)
         self._next += 1
         # A message costs more memory than its content.
-        if self._queue and self.queued_bytes + len(content) + OVERHEAD * len(self._queue) > self._limit:
+        if self.queue and self.queued_bytes + len(content) + OVERHEAD * len(self.queue) > self._limit:
             self._settle(message, Failure.DROPPED)
             return
         self.queued_bytes += len(content)
-        self._queue.append(message)
+        self.queue.append(message)
 
     @property
     def pending(self) -> int:
@@ -62,15 +62,15 @@ class UnreliableSendHalf:
     @property
     def has_work(self) -> bool:
         """True if something waits to be sent."""
-        return bool(self._queue)
+        return bool(self.queue)
 
     def fill(self, room: int, out: list[bytes | memoryview], carried: list[OutgoingUnreliable], now: float) -> int:
         """Append parts of at most ``room`` bytes together; returns the bytes appended."""
         used = 0
-        while self._queue and room - used > MAX_PART_HEADER and len(carried) < MAX_PARTS:
-            message = self._queue[0]
+        while self.queue and room - used > MAX_PART_HEADER and len(carried) < MAX_PARTS:
+            message = self.queue[0]
             if message.expires is not None and message.expires <= now and not message.sent:
-                self._queue.popleft()
+                self.queue.popleft()
                 self.queued_bytes -= len(message.content)
                 self._settle(message, Failure.EXPIRED)
                 continue
@@ -84,7 +84,7 @@ class UnreliableSendHalf:
             message.parts += 1
             carried.append(message)
             if message.sent >= total:
-                self._queue.popleft()
+                self.queue.popleft()
                 self.queued_bytes -= total
         return used
 
@@ -102,7 +102,7 @@ class UnreliableSendHalf:
         """Give up everything not settled."""
         for message in list(self._unsettled.values()):
             self._settle(message, reason)
-        self._queue.clear()
+        self.queue.clear()
         self.queued_bytes = 0
 
     def _settle(self, message: OutgoingUnreliable, failure: Failure | None) -> None:
