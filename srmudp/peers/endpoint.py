@@ -495,6 +495,14 @@ class Endpoint:
             if peer.lingering or peer.connected or (not peer.stranger and peer.state is not PeerState.PASSIVE)
         )
 
+    def has_arrived(self, name: str) -> bool:
+        """True if a peer has received, though perhaps not taken, all that was queued for it.
+
+        Raises:
+            UnknownPeer: there is no such peer.
+        """
+        return self._registry.named(name).connection.all_arrived
+
     # --- output
 
     def next_job(self) -> Job[Any] | None:

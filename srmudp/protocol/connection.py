@@ -232,6 +232,11 @@ class Connection:
         return self.sending.queued_messages + self.unreliable_out.pending
 
     @property
+    def all_arrived(self) -> bool:
+        """True if the peer has received all of them, taken or not."""
+        return not self.unreliable_out.pending and self.sending.all_arrived
+
+    @property
     def queued_bytes(self) -> int:
         """Bytes of messages not settled."""
         return self.sending.queued_bytes + self.unreliable_out.queued_bytes

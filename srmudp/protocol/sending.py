@@ -63,6 +63,13 @@ class OutgoingMessage:
         self.grant = 0
         self.charge = 0
 
+    @property
+    def has_arrived(self) -> bool:
+        """True if nothing of it needs to go any more."""
+        if self.arrived or self.withdrawn:
+            return True
+        return self.acked is not None and not self.acked.missing(0, self.size - 1)
+
     def reset(self) -> None:
         """Forget that anything was sent."""
         self.sequence = -1
@@ -148,6 +155,14 @@ class SendHalf:
             self._look_at = min(self._look_at, when) if self._expiring else when
             self._expiring += 1
         self._rotate_in(state)
+
+    @property
+    def all_arrived(self) -> bool:
+        """True if the peer has received, though perhaps not taken, all of what was queued."""
+        return not any(
+            state.waiting or any(not message.has_arrived for message in state.started)
+            for state in self.channels.values()
+        )
 
     def largest_head(self) -> int:
         """Bytes of the largest of the messages that are the oldest of their channel."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..exceptions import SocketClosed
 from ..models import Address, Message, PeerEvent, PeerId, PeerStatus
-from ..protocol.events import Failure
+from ..protocol.events import Failure, MessageArrived
 from . import lifetime
 from .addresses import Target
 from .delivery import Delivery, Inbox
@@ -43,8 +43,6 @@ log = logging.getLogger("srmudp.sockets")
 
 _AT_ONCE = 64
 """Recipients served in one hold of the lock."""
-_FLUSH_LOOK = 0.25
-"""Seconds between looks at what is pending while closing: peers also fall out of the count by mere passing of time."""
 _CLOSE_FRAMES = 0.2
 """Seconds the sealed goodbyes may wait for room in the system's buffer."""
 _SMALL = 1024
@@ -57,6 +55,9 @@ _LOOKUP_JOIN = 0.2
 
 class Engine:
     """One open socket. Thread-safe; :meth:`start` first."""
+
+    flush_look = 0.25
+    """Seconds between looks at what is pending while closing: peers fall out of the count by passing of time, too."""
 
     def __init__(
         self,
@@ -282,6 +283,11 @@ class Engine:
 
     def receive(self, timeout: float | None) -> Message | None:
         """The oldest message not taken, or None when the time is over or the socket closed."""
+        letter = self.fetch(timeout)
+        return letter[0] if letter is not None and self.note_taken(letter) else None
+
+    def fetch(self, timeout: float | None) -> tuple[Message, MessageArrived] | None:
+        """As :meth:`receive`, but it is not taken until :meth:`note_taken`."""
         driver, inbox = self.driver, self.inbox
         driver.check_process()
         letter = inbox.get(0)
@@ -296,22 +302,24 @@ class Engine:
             if letter is None:
                 remaining = None if deadline is None else max(0.0, deadline - monotonic())
                 letter = driver.lease.wait(inbox.get, remaining)
-        if letter is None:
-            return None
-        message, arrived = letter
+        return letter
+
+    def note_taken(self, letter: tuple[Message, MessageArrived]) -> bool:
+        """The application has this message. False if the socket is closed."""
+        driver, inbox = self.driver, self.inbox
         try:
-            driver.note(self.house.taken, arrived)
+            driver.note(self.house.taken, letter[1])
             if inbox.is_empty and not driver.lease.ends_soon:
                 driver.work_off_notes()
         except Reentered:
             inbox.refresh()
         except SocketClosed:
-            return None
+            return False
         except BaseException:
             # Ctrl-C: the program never saw it. To tell the sender twice that it was taken does no harm.
             inbox.put_back(letter)
             raise
-        return message
+        return True
 
     def drops(self) -> dict[str, int]:
         """Why input was discarded and output refused, counted since the socket was made."""
@@ -364,7 +372,7 @@ class Engine:
         self.inbox.close()
         try:
             while monotonic() < self._flush_until:
-                limit = min(self._flush_until, monotonic() + _FLUSH_LOOK)
+                limit = min(self._flush_until, monotonic() + self.flush_look)
                 if self.driver.wait_until(self._is_flushed, (IDLE,), limit):
                     break
         except SocketClosed:

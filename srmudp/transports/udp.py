@@ -44,16 +44,25 @@ class UdpTransport:
         port: 0 lets the system choose.
         gso: use segmentation and receive offload where there are any.
         socket_buffer: bytes of kernel buffer asked for in each direction; the system may grant less.
+        sock: a bound UDP socket of one family to take over, in place of ``host`` and ``port``; it is closed with this.
 
     Raises:
         OSError: the address cannot be bound, or the name not resolved.
         ValueError: the port is not 0 to 65,535.
     """
 
-    def __init__(self, host: str, port: int, *, gso: bool = True, socket_buffer: int = 4 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        gso: bool = True,
+        socket_buffer: int = 4 * 1024 * 1024,
+        sock: socket.socket | None = None,
+    ) -> None:
         if not 0 <= port <= 65_535:
             raise ValueError(f"a port is 0 to 65535, not {port}")
-        self._sock, self._mapping = _bind(host, port)
+        self._sock, self._mapping = _bind(host, port) if sock is None else (sock, False)
         try:
             self._sock.setblocking(False)
             _set_buffer(self._sock, socket.SO_RCVBUF, socket_buffer)

@@ -77,6 +77,18 @@ def exchange(one: UdpTransport, two: UdpTransport, host: str) -> None:
     assert one.errors == two.errors == {}
 
 
+def test_a_socket_that_is_bound_already_is_taken_over(make: Make) -> None:
+    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    bound.bind(("127.0.0.1", 0))
+    transport, other = make(sock=bound), make()
+    assert transport.fileno() == bound.fileno()
+    assert transport.local_address() == Address(*bound.getsockname())
+    other.send_batch(b"hello", 5, at(transport))
+    assert collect(transport, 5) == ([b"hello"], {at(other)})
+    transport.close()
+    assert bound.fileno() == -1
+
+
 @pytest.mark.parametrize("gso", [True, False])
 @pytest.mark.parametrize(
     ("first", "second", "host"),
