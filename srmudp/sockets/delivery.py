@@ -8,21 +8,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
-from .waiting import Baton, Wakeup, take
+from .waiting import Baton, Waker, Wakeup, take
 
 if TYPE_CHECKING:
     from ..models import Message
     from ..protocol.events import MessageArrived
 
     Letter = tuple[Message, MessageArrived]
-
-
-class Waker(Protocol):
-    """Something that sleeps and can be woken."""
-
-    def wake(self) -> None: ...
 
 
 class Outcome:

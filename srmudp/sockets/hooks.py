@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from queue import Empty, Full, SimpleQueue
 from time import monotonic
@@ -25,7 +25,7 @@ from .rates import RateLimit
 
 if TYPE_CHECKING:
     from ..protocol.events import MessageArrived
-    from .delivery import Inbox
+    from .delivery import Inbox, Letter
     from .driver import Driver
 
 log = logging.getLogger("srmudp.hooks")
@@ -51,8 +51,8 @@ EventHook = Callable[[PeerEvent], object] | Putting[PeerEvent]
 """Called with each event, or a queue each event is put into."""
 
 
-class _Parcel:
-    """A message on its way through the hooks; ``done`` are those that have it."""
+class Parcel:
+    """A message on its way through the hooks; ``done`` are those that have it, ``taken`` that the sender is told."""
 
     __slots__ = ("arrived", "done", "message", "taken")
 
@@ -72,35 +72,70 @@ def check_hook(hook: object, *, what: str) -> None:
     if type(hook).__module__.split(".")[0] == "asyncio":
         raise TypeError("an asyncio queue is not thread-safe: use lambda m: loop.call_soon_threadsafe(q.put_nowait, m)")
     if inspect.iscoroutinefunction(hook):
-        raise TypeError(f"{what} cannot be a coroutine function: nothing would await it")
+        raise TypeError(
+            f"{what} cannot be a coroutine function: nothing would await it (srmudp.aio has sockets that do)"
+        )
+    check_kind(hook, what)
+
+
+def check_kind(hook: object, what: str) -> None:
+    """Return quietly if ``hook`` can be called or put into.
+
+    Raises:
+        TypeError: neither.
+    """
     if not callable(hook) and not callable(getattr(hook, "put_nowait", None)):
         raise TypeError(f"{what} must be callable or a queue.Queue, not {type(hook).__name__}")
 
 
-class Hooks:
-    """Registered hooks of one socket and the thread that runs them."""
+class Runs(Protocol):
+    """What registered hooks ask of the driver: a call into the endpoint, and where to count what is dropped."""
 
-    def __init__(self, driver: Driver, inbox: Inbox) -> None:
-        self._driver = driver
-        self._inbox = inbox
-        self._queue: SimpleQueue[_Parcel | PeerEvent | Callable[[], None] | None] = SimpleQueue()
+    drops: Counter[str]
+
+    def run(self, work: Callable[[float, Any], T], argument: Any, /) -> T: ...
+
+
+class Drained(Protocol):
+    """What they ask of the inbox."""
+
+    def put(self, letter: Letter, /) -> None: ...
+    def drain(self) -> list[Letter]: ...
+
+
+class Registry:
+    """Which hooks there are and what they are to be given; subclasses give it to them."""
+
+    def __init__(self, driver: Runs, inbox: Drained) -> None:
+        self._runs = driver
+        self._drained = inbox
         self._message_hooks: tuple[MessageHook, ...] = ()
         self._event_hooks: tuple[EventHook, ...] = ()
         self._backlog = 0  # parcels put and not yet taken or passed on; under the lock
-        self._parked: dict[str, deque[_Parcel]] = {}  # by peer, oldest first; the hook thread's own
-        self._next_retry = 0.0
-        self._stopping = False
-        self._thread: threading.Thread | None = None
-        self._start_lock = threading.Lock()
-        self._complaint = RateLimit()
 
-    # --- registration, any thread ---
+    def start(self) -> None:
+        """Begin to give, unless that was begun already."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _check(hook: object, what: str) -> None:
+        raise NotImplementedError
+
+    def _add(self, item: Parcel | PeerEvent | Callable[[], Any]) -> None:
+        """Have this done after all that was added before."""
+        raise NotImplementedError
+
+    def _added(self) -> int:
+        """How many of these wait."""
+        raise NotImplementedError
+
+    # --- registration ---
 
     def add_message_hook(self, hook: MessageHook) -> None:
         """Have ``hook`` given each message from now on, and those that wait in the inbox. A second time is ignored."""
-        check_hook(hook, what="a message hook")
+        self._check(hook, "a message hook")
         self.start()
-        self._driver.run(self._add_message_hook, hook)
+        self._runs.run(self._add_message_hook, hook)
 
     def _add_message_hook(self, now: float, hook: MessageHook) -> None:
         if hook in self._message_hooks:
@@ -108,8 +143,8 @@ class Hooks:
         first = not self._message_hooks
         self._message_hooks = (*self._message_hooks, hook)
         if first:
-            for message, arrived in self._inbox.drain():
-                self._put(_Parcel(message, arrived))
+            for message, arrived in self._drained.drain():
+                self._put(Parcel(message, arrived))
 
     def remove_message_hook(self, hook: MessageHook) -> None:
         """Undo :meth:`add_message_hook`.
@@ -117,16 +152,16 @@ class Hooks:
         Raises:
             ValueError: it is not registered.
         """
-        self._driver.run(self._remove_message_hook, hook)
+        self._runs.run(self._remove_message_hook, hook)
 
     def _remove_message_hook(self, now: float, hook: MessageHook) -> None:
         self._message_hooks = _without(self._message_hooks, hook)
 
     def add_event_hook(self, hook: EventHook) -> None:
         """Have ``hook`` given each event from now on. A second time is ignored."""
-        check_hook(hook, what="an event hook")
+        self._check(hook, "an event hook")
         self.start()
-        self._driver.run(self._add_event_hook, hook)
+        self._runs.run(self._add_event_hook, hook)
 
     def _add_event_hook(self, now: float, hook: EventHook) -> None:
         if hook not in self._event_hooks:
@@ -138,39 +173,65 @@ class Hooks:
         Raises:
             ValueError: it is not registered.
         """
-        self._driver.run(self._remove_event_hook, hook)
+        self._runs.run(self._remove_event_hook, hook)
 
     def _remove_event_hook(self, now: float, hook: EventHook) -> None:
         self._event_hooks = _without(self._event_hooks, hook)
 
-    # --- from the engine, under the endpoint lock ---
+    # --- from the engine, while the endpoint is worked with ---
 
     def deliver(self, message: Message, arrived: MessageArrived) -> None:
         """Hand a message to the hooks, or to the inbox if there are none."""
         if self._message_hooks or self._backlog:
-            self._put(_Parcel(message, arrived))
+            self._put(Parcel(message, arrived))
         else:
-            self._inbox.put((message, arrived))
+            self._drained.put((message, arrived))
 
-    def _put(self, parcel: _Parcel) -> None:
+    def _put(self, parcel: Parcel) -> None:
         self._backlog += 1
         self._add(parcel)
 
     def announce(self, event: PeerEvent) -> None:
         """Hand an event to the event hooks, if there are any."""
         if self._event_hooks:
-            if self._queue.qsize() - self._backlog > _EVENT_BACKLOG:
-                self._driver.drops["event_queue_full"] += 1
+            if self._added() - self._backlog > _EVENT_BACKLOG:
+                self._runs.drops["event_queue_full"] += 1
             else:
                 self._add(event)
 
-    def call(self, work: Callable[[], None]) -> None:
-        """Have ``work()`` called on the hook thread, which must have been started."""
+    def call(self, work: Callable[[], Any]) -> None:
+        """Have ``work()`` called where hooks are, once :meth:`start` was called."""
         self._add(work)
 
-    def _add(self, item: _Parcel | PeerEvent | Callable[[], None] | None) -> None:
+    def _pass_on(self, now: float, parcel: Parcel) -> None:
+        self._backlog -= 1
+        self._drained.put((parcel.message, parcel.arrived))
+
+
+class Hooks(Registry):
+    """Registered hooks of one socket and the thread that runs them."""
+
+    def __init__(self, driver: Driver, inbox: Inbox) -> None:
+        super().__init__(driver, inbox)
+        self._driver = driver
+        self._queue: SimpleQueue[Parcel | PeerEvent | Callable[[], Any] | None] = SimpleQueue()
+        self._parked: dict[str, deque[Parcel]] = {}  # by peer, oldest first; the hook thread's own
+        self._next_retry = 0.0
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._start_lock = threading.Lock()
+        self._complaint = RateLimit()
+
+    def _add(self, item: Parcel | PeerEvent | Callable[[], Any] | None) -> None:
         self._queue.put(item)
         self._driver.lease.nudge()
+
+    def _added(self) -> int:
+        return self._queue.qsize()
+
+    @staticmethod
+    def _check(hook: object, what: str) -> None:
+        check_hook(hook, what=what)
 
     # --- the thread ---
 
@@ -212,7 +273,7 @@ class Hooks:
             except SocketClosed:
                 return
             try:
-                if isinstance(item, _Parcel):
+                if isinstance(item, Parcel):
                     self._accept(item)
                 elif isinstance(item, PeerEvent):
                     self._announce(item)
@@ -226,7 +287,7 @@ class Hooks:
                 self._complain("a hook")
             item = None  # a message that was taken must not stay in memory until the next one comes
 
-    def _next(self) -> _Parcel | PeerEvent | Callable[[], None] | None:
+    def _next(self) -> Parcel | PeerEvent | Callable[[], Any] | None:
         """The next thing to do. With message hooks this thread waits for messages, so it reads the socket itself.
 
         Raises:
@@ -237,7 +298,7 @@ class Hooks:
             self._driver.read_until(lambda: None if queue.empty() else True, None)
         return queue.get(timeout=_RETRY if self._parked else None)
 
-    def _accept(self, parcel: _Parcel) -> None:
+    def _accept(self, parcel: Parcel) -> None:
         """Give a message to the hooks, unless one of the same peer is parked before it."""
         parked = self._parked.get(parcel.message.peer)
         if parked is not None:
@@ -254,7 +315,7 @@ class Hooks:
                 del self._parked[peer]
         self._next_retry = monotonic() + _RETRY
 
-    def _offer(self, parcel: _Parcel) -> bool:
+    def _offer(self, parcel: Parcel) -> bool:
         """Give a message to all hooks that have not got it. False if a queue among them is full."""
         hooks, done, full = self._message_hooks, parcel.done, False
         if not hooks and not done:
@@ -280,11 +341,7 @@ class Hooks:
             self._driver.work_off_notes()
         return True
 
-    def _pass_on(self, now: float, parcel: _Parcel) -> None:
-        self._backlog -= 1
-        self._inbox.put((parcel.message, parcel.arrived))
-
-    def _taken(self, now: float, parcel: _Parcel) -> None:
+    def _taken(self, now: float, parcel: Parcel) -> None:
         """By way of a note: may be called twice for one message."""
         if not parcel.taken:
             parcel.taken = True

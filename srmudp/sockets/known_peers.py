@@ -54,8 +54,13 @@ class KnownPeers:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._lock = threading.Lock()
-        self._dirty = False
-        self._entries = _load(self.path)
+        self._write_lock = threading.Lock()  # writing takes its time; only writers wait for each other
+        self._written = self._entries = _load(self.path)
+
+    @property
+    def is_dirty(self) -> bool:
+        """True if :meth:`save` has something to write."""
+        return self._entries is not self._written
 
     def get(self, name: str) -> KnownPeer | None:
         """The entry of ``name``, or None."""
@@ -75,14 +80,12 @@ class KnownPeers:
             new = KnownPeer(peer_id, pinned, addresses)
             if new != old:
                 self._entries = {**self._entries, name: new}
-                self._dirty = True
 
     def forget(self, name: str) -> None:
         """Drop the entry of ``name``, if there is one."""
         with self._lock:
             if name in self._entries:
                 self._entries = {n: entry for n, entry in self._entries.items() if n != name}
-                self._dirty = True
 
     def save(self) -> None:
         """Write the file if anything changed since it was last written.
@@ -90,11 +93,11 @@ class KnownPeers:
         Raises:
             OSError: it cannot be written; the old file is untouched and the change is kept for the next try.
         """
-        with self._lock:
-            if not self._dirty:
-                return
-            _write(self.path, self._entries)
-            self._dirty = False
+        with self._write_lock:
+            entries = self._entries
+            if entries is not self._written:
+                _write(self.path, entries)
+                self._written = entries
 
 
 def _write(path: str, entries: dict[str, KnownPeer]) -> None:

@@ -27,6 +27,80 @@ _MAX_ANSWERS = 8
 Hosts = Sequence[tuple[str, int]]
 
 
+class Question:
+    """One look-up: the host names of a peer and what is found for them."""
+
+    def __init__(self, peer: str, hosts: Hosts) -> None:
+        self.peer = peer
+        self.hosts = hosts
+        self.failed = 0
+        self._found: dict[Address, None] = {}
+        self._reason = ""
+
+    @property
+    def addresses(self) -> list[Address]:
+        """All that were found."""
+        return list(self._found)
+
+    @property
+    def reason(self) -> str:
+        """Why there are none."""
+        return self._reason or f"the name {self.hosts[0][0]!r} stands for no address of a single host"
+
+    def answer(self, answers: Sequence[tuple[Any, ...]]) -> None:
+        """What ``getaddrinfo`` returned for one of the hosts."""
+        for family, _type, _proto, _name, sockaddr in answers[:_MAX_ANSWERS]:
+            if family in (socket.AF_INET, socket.AF_INET6) and not is_nobody(ip_address(sockaddr[0])):
+                self._found[_address(sockaddr)] = None
+
+    def fail(self, host: str, error: Exception) -> None:
+        """What it raised."""
+        self.failed += 1
+        self._reason = f"the name {host!r} cannot be looked up ({error}): is it right, and is there a network?"
+
+
+class Agenda:
+    """Whose names are to be looked up when. Waits for nothing and knows no clock.
+
+    Args:
+        hosts_of: the names and ports wanted for a peer now; empty if it is gone.
+    """
+
+    def __init__(self, hosts_of: Callable[[str], Hosts]) -> None:
+        self._hosts_of = hosts_of
+        self._due: dict[str, float] = {}  # peer -> time of its next look-up
+        self._last: dict[str, tuple[Hosts, float, int]] = {}  # peer -> hosts, time and failures in a row
+
+    def want(self, peer: str, now: float) -> None:
+        """The names of ``peer`` are wanted."""
+        last = self._last.get(peer)
+        # Other hosts than last time are looked up at once, the same ones not again so soon.
+        earliest = now if last is None or last[0] != self._hosts_of(peer) else last[1] + _AT_MOST_EVERY
+        self._due[peer] = min(self._due.get(peer, earliest), earliest)
+
+    def wait(self, now: float) -> float | None:
+        """Seconds until there is something to do; None if there is nothing."""
+        return max(0.0, min(self._due.values()) - now) if self._due else None
+
+    def next(self, now: float) -> Question | None:
+        """What is to be looked up now, if anything is; :meth:`finish` it."""
+        for peer in [peer for peer, due in self._due.items() if due <= now]:
+            del self._due[peer]
+            hosts = self._hosts_of(peer)
+            if hosts:
+                return Question(peer, hosts)
+            self._last.pop(peer, None)
+        return None
+
+    def finish(self, question: Question, now: float) -> None:
+        """Everything in it was answered; what failed is due again."""
+        peer, failed = question.peer, question.failed
+        failures = self._last[peer][2] + 1 if failed and peer in self._last else int(failed > 0)
+        self._last[peer] = (question.hosts, now, failures)
+        if failed:
+            self._due[peer] = now + min(_RETRY_MAX, 2.0 ** (failures - 1))
+
+
 class Resolver:
     """Looks up the host names of peers when asked to, and again while there is no answer.
 
@@ -44,13 +118,11 @@ class Resolver:
         getaddrinfo: Callable[..., Sequence[tuple[Any, ...]]] | None = None,
         unresolved: Callable[[str, Hosts, str], None] | None = None,
     ) -> None:
-        self._hosts_of = hosts_of
+        self._agenda = Agenda(hosts_of)  # the thread's own
         self._unresolved = unresolved
         self._resolved = resolved
         self._getaddrinfo = getaddrinfo or socket.getaddrinfo
         self._wanted: SimpleQueue[str | None] = SimpleQueue()
-        self._due: dict[str, float] = {}  # the thread's own: peer -> time of its next look-up
-        self._last: dict[str, tuple[Hosts, float, int]] = {}  # peer -> hosts, time and failures in a row
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
         self._stopping = False
@@ -85,64 +157,34 @@ class Resolver:
     def _loop(self) -> None:
         while not self._stopping:
             try:
-                timeout = max(0.0, min(self._due.values()) - monotonic()) if self._due else None
-                peer = self._wanted.get(timeout=timeout)
+                peer = self._wanted.get(timeout=self._agenda.wait(monotonic()))
                 if peer is not None:
-                    self._schedule(peer)
+                    self._agenda.want(peer, monotonic())
             except Empty:
                 pass
             now = monotonic()
-            for peer in [peer for peer, due in self._due.items() if due <= now]:
-                if self._is_stopping():
-                    return
-                del self._due[peer]
+            while not self._stopping and (question := self._agenda.next(now)) is not None:
                 try:
-                    self._look_up(peer)
+                    self._look_up(question)
                 except Exception:
                     if self._complaint():
                         log.exception("! resolver")
 
-    def _is_stopping(self) -> bool:
-        return self._stopping
-
-    def _schedule(self, peer: str) -> None:
-        now = monotonic()
-        last = self._last.get(peer)
-        # Other hosts than last time are looked up at once, the same ones not again so soon.
-        earliest = now if last is None or last[0] != self._hosts_of(peer) else last[1] + _AT_MOST_EVERY
-        self._due[peer] = min(self._due.get(peer, earliest), earliest)
-
-    def _look_up(self, peer: str) -> None:
-        hosts = self._hosts_of(peer)
-        if not hosts:
-            self._last.pop(peer, None)
-            return
-        found: dict[Address, None] = {}
-        failed = 0
-        reason = ""
-        for host, port in hosts:
+    def _look_up(self, question: Question) -> None:
+        for host, port in question.hosts:
             try:
-                answers = self._getaddrinfo(host, port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP)
+                question.answer(self._getaddrinfo(host, port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP))
             except (OSError, UnicodeError) as error:
-                failed += 1
-                reason = f"the name {host!r} cannot be looked up ({error}): is it right, and is there a network?"
+                question.fail(host, error)
                 if self._complaint():
-                    log.info("! %s: cannot look up %s: %s", peer, host, error)
-                continue
-            for answer in answers[:_MAX_ANSWERS]:
-                if answer[0] in (socket.AF_INET, socket.AF_INET6) and not is_nobody(ip_address(answer[4][0])):
-                    found[_address(answer[4])] = None
-        now = monotonic()
-        failures = self._last[peer][2] + 1 if failed and peer in self._last else int(failed > 0)
-        self._last[peer] = (hosts, now, failures)
-        if failed:
-            self._due[peer] = now + min(_RETRY_MAX, 2.0 ** (failures - 1))
+                    log.info("! %s: cannot look up %s: %s", question.peer, host, error)
+        self._agenda.finish(question, monotonic())
         if self._stopping:
             return
-        if found:
-            self._resolved(peer, hosts, list(found))
+        if question.addresses:
+            self._resolved(question.peer, question.hosts, question.addresses)
         elif self._unresolved is not None:
-            self._unresolved(peer, hosts, reason or f"the name {hosts[0][0]!r} stands for no address of a single host")
+            self._unresolved(question.peer, question.hosts, question.reason)
 
 
 def _address(sockaddr: tuple[Any, ...]) -> Address:

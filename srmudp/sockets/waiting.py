@@ -15,7 +15,7 @@ import time
 from collections.abc import Hashable, Iterable
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -91,20 +91,26 @@ def take(queue: SimpleQueue[T], timeout: float | None) -> T:
                 raise
 
 
+class Waker(Protocol):
+    """Something that sleeps and can be woken: a :class:`Baton`, or a task's."""
+
+    def wake(self) -> None: ...
+
+
 class Topics:
-    """Batons waiting for something to change, by topic. Every method is called under the endpoint lock."""
+    """Batons waiting for something to change, by topic. Methods are called one at a time: under the endpoint lock."""
 
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._waiting: dict[Hashable, list[Baton]] = {}
+        self._waiting: dict[Hashable, list[Waker]] = {}
 
-    def add(self, topics: Iterable[Hashable], baton: Baton) -> None:
+    def add(self, topics: Iterable[Hashable], baton: Waker) -> None:
         """Have ``baton`` woken, once, by whichever topic comes first."""
         for topic in topics:
             self._waiting.setdefault(topic, []).append(baton)
 
-    def discard(self, topics: Iterable[Hashable], baton: Baton) -> None:
+    def discard(self, topics: Iterable[Hashable], baton: Waker) -> None:
         """Forget a baton that no longer waits; unknown ones are ignored."""
         for topic in topics:
             batons = self._waiting.get(topic)

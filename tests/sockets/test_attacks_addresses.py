@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from queue import Queue
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from srmudp import MultiHolepunchSocket
 from srmudp.models import Address
 from srmudp.sockets.addresses import MAX_ADDRESSES, is_nobody, parse_target
-from srmudp.sockets.resolver import Resolver
+from srmudp.sockets.resolver import Question
 from tests.real.helpers import alive, join, reach
 
 NOBODY = (
@@ -57,11 +56,9 @@ def test_attack_37_at_most_so_many_addresses() -> None:
 
 def resolved(answers: list[tuple[Any, ...]]) -> list[Address]:
     """What a resolver makes of the answer to one name."""
-    results: Queue[list[Address]] = Queue()
-    hosts = {"p": (("example.com", 53),)}
-    resolver = Resolver(lambda peer: hosts[peer], lambda _, __, found: results.put(found), lambda *_, **__: answers)
-    resolver._look_up("p")
-    return [] if results.empty() else results.get()
+    question = Question("p", (("example.com", 53),))
+    question.answer(answers)
+    return question.addresses
 
 
 def answer(host: str) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ import pytest
 
 from srmudp.models import Address
 from srmudp.sockets import resolver as module
-from srmudp.sockets.resolver import Resolver
+from srmudp.sockets.resolver import Agenda, Resolver
 
 
 class Zone:
@@ -95,16 +95,36 @@ def test_an_unknown_name_is_tried_again(zone: Zone, monkeypatch: pytest.MonkeyPa
     assert zone.results.get(timeout=5) == ("p", [Address("192.0.2.1", 5)])
 
 
-def test_a_removed_peer_is_no_longer_asked_for(zone: Zone) -> None:
-    zone.peers["p"] = (("a", 5),)
-    zone.resolver._look_up("p")
-    assert set(zone.resolver._due) == {"p"}, "to be tried again"
-    zone.resolver._due.clear()
-    del zone.peers["p"]
-    zone.resolver._look_up("p")
-    assert not zone.resolver._due
-    assert not zone.resolver._last
-    assert list(zone.asked.queue) == ["a"]
+def test_a_removed_peer_is_no_longer_asked_for() -> None:
+    peers = {"p": (("a", 5),)}
+    agenda = Agenda(lambda peer: peers.get(peer, ()))
+    agenda.want("p", 100.0)
+    question = agenda.next(100.0)
+    assert question is not None
+    assert agenda.next(100.0) is None
+    question.fail("a", OSError("unknown"))
+    agenda.finish(question, 100.0)
+    assert agenda.wait(100.0) == 1.0, "to be tried again"
+    del peers["p"]
+    assert agenda.next(101.0) is None
+    assert agenda.wait(101.0) is None
+    assert not agenda._last
+
+
+def test_the_same_names_are_not_asked_for_again_so_soon_and_others_at_once() -> None:
+    peers = {"p": (("a", 5),)}
+    agenda = Agenda(lambda peer: peers[peer])
+    agenda.want("p", 0.0)
+    question = agenda.next(0.0)
+    assert question is not None
+    question.answer([(socket.AF_INET, 0, 0, "", ("192.0.2.1", 5))])
+    agenda.finish(question, 0.0)
+    assert agenda.wait(0.0) is None
+    agenda.want("p", 1.0)
+    assert agenda.wait(1.0) == 4.0
+    peers["p"] = (("b", 5),)
+    agenda.want("p", 2.0)
+    assert agenda.wait(2.0) == 0.0
 
 
 def test_a_fault_does_not_end_the_thread(zone: Zone, caplog: pytest.LogCaptureFixture) -> None:
