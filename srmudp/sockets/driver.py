@@ -25,12 +25,19 @@ before the try. If H stops because the transport would block, ``_blocked`` is se
 to wait for writability; it is the only one to clear ``_blocked`` and empties the queue afterwards; should it find
 the lock taken, H's second look finds ``_blocked`` cleared and goes on. If H has sent its share (``_SHARE``) it
 wakes the receiver thread to go on in its place.
+
+No deadline is lost
+-------------------
+``_due`` is what the endpoint said last. The timer thread sleeps until ``_sleep_until``, never later than ``_due``, or
+than ``_due + 2 * _BACKUP`` while ``Lease.looks_at`` says that another thread will look at the deadlines by then. Who
+sets ``_due`` looks at ``looks_at`` afterwards; who raises that (the reader that goes to sleep or away, the receiver
+thread that takes over) looks at ``_due`` afterwards and wakes the timer thread if need be; and this looks at both when
+it goes to sleep. ``_BACKUP`` is for a reader that breaks its promise, interrupted or held up by a signal handler.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -41,23 +48,17 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from ..exceptions import LocalProtocolError, SocketClosed
-from .rates import RateLimit
+from .faults import Faults
 from .reading import LEASE, Lease
 from .waiting import Baton, Poller, Topics, Wakeup, time_asleep
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from ..peers.endpoint import Endpoint, Transmit
     from ..protocol.events import Event
     from ..transports.base import Batch, Transport
 
-    Fault = tuple[type[BaseException], BaseException, TracebackType | None]
-
 P = ParamSpec("P")
 T = TypeVar("T")
-
-log = logging.getLogger("srmudp.sockets")
 
 _BACKLOG = 16
 """Sealed batches in the transmit queue at most. More would be sealed too early and hold the lock for too long."""
@@ -83,6 +84,10 @@ _NOTE = 0.005
 """Seconds that a note may wait for other work: as long as an acknowledgement may."""
 _NOTES = 32
 """Notes at most: messages taken return credit, so the endpoint is to know."""
+_NEAR = 0.0005
+"""Seconds: what is due so soon is the timer thread's. Others may sleep a millisecond too long, or be away for a few."""
+_BACKUP = 0.025
+"""Seconds by which the timer thread is late, or twice that, for a deadline that another thread was to keep."""
 _EMPTY_TURNS = 64
 """Turns of the receiver thread without a result before it pauses: a descriptor in error is always ready."""
 
@@ -136,9 +141,9 @@ class Driver:
         self._blocked = False
         self._jobs: deque[Any] = deque()
         self._deferred: deque[Callable[[], None]] = deque()
-        self._faults: deque[tuple[str, Fault]] = deque(maxlen=4)
-        self._fault_rate = RateLimit()
+        self._faults = Faults(self.drops)
         self._stopping = False
+        self._due = inf
         self._sleep_until = -inf
         self._baton = Baton()
         self._wakeup = Wakeup()
@@ -238,7 +243,7 @@ class Driver:
         self._on_output()
 
     def note(self, work: Callable[[float, Any], None], argument: Any) -> None:
-        """Have ``work(now, argument)`` called with the next work under the lock, in :data:`_NOTE` seconds at latest.
+        """Have ``work(now, argument)`` called with the next work under the lock; without any, in about :data:`_NOTE`.
 
         For what is worth no round of its own. Whatever is done under the lock after this sees it done.
 
@@ -265,7 +270,7 @@ class Driver:
             try:
                 work(now, argument)
             except Exception as error:
-                self._fault("note", error)
+                self._faults.add("note", error)
             notes.popleft()  # after it: an interrupt has it done twice rather than never
 
     def peek(self, look: Callable[Concatenate[float, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -326,38 +331,74 @@ class Driver:
         Returns:
             None when the time is over or the driver stops, and at once if another thread of the application reads.
         """
-        if not self.lease.enter():
+        lease = self.lease
+        if not lease.enter():
             return None
         try:
-            self.work_off_notes()
+            if self._notes or self._due <= monotonic():
+                self.run(self._see_to_timers)
             while True:
                 result = check()
                 now = monotonic()
                 if result is not None or self._stopping or (deadline is not None and now >= deadline):
                     return result
-                self.lease.renew()
-                limit = 0.0 if self._unread else LEASE / 2
-                if deadline is not None:
-                    limit = min(limit, deadline - now)
+                lease.renew()
+                until = now if self._unread else now + LEASE / 2
+                if deadline is not None and deadline < until:
+                    until = deadline
+                due = self._sleep_of_reader(now, until)
                 try:
-                    woken, _ = self._readers_poller.wait(timeout=limit)
+                    woken, _ = self._readers_poller.wait(timeout=min(until, due) - now)
                 except (OSError, ValueError):
                     if self.stopped:  # the descriptors are closed
                         return None
                     raise
+                lease.looks_at = -inf
                 if woken:
                     self._nudge.clear()
+                if due < until and due <= monotonic():
+                    self.run(self._see_to_timers)
                 with self._read_lock:
                     batches, _ = self._read_burst()
                     if batches:
                         self._handle(batches, True, self._after_work)
         except BaseException:
-            self.lease.end()
+            lease.end()
             raise
         finally:
-            self.lease.leave()
+            lease.leave()
+            if lease.looks_at == inf:
+                self._hand_over()
             if self._unread:
                 self._wakeup.set()
+
+    def _sleep_of_reader(self, now: float, until: float) -> float:
+        """The deadline that a reader is to sleep to, for it would sleep until ``until``; ``inf`` without one."""
+        lease = self.lease
+        lease.looks_at = until
+        due = self._due
+        if due >= until:
+            return inf
+        if due <= now:  # it has looked already
+            self._hand_over()
+            return inf
+        lease.looks_at = due
+        return due
+
+    def _see_to_timers(self, now: float) -> None:
+        """Under the lock, by a reader: what the timer thread would do."""
+        deadline = self.endpoint.next_timer()
+        if deadline is not None and deadline <= now:
+            try:
+                self.endpoint.handle_timer(now)
+            except Exception as error:
+                self._faults.add("timer", error)
+
+    def _hand_over(self) -> None:
+        """From now on the timer thread keeps the endpoint's deadlines itself."""
+        due = self._due
+        if due < self._sleep_until:
+            self._turn_by(due)
 
     def _forget(self, topics: Sequence[Hashable], baton: Baton) -> None:
         with self._lock:
@@ -413,10 +454,16 @@ class Driver:
             try:
                 self._on_event(event, now)
             except Exception as error:
-                self._fault("event", error)
+                self._faults.add("event", error)
         deadline = endpoint.next_timer()
-        if deadline is not None and deadline < self._sleep_until:
-            self._turn_by(deadline)
+        due = inf if deadline is None else deadline
+        if due != self._due:
+            self._due = due
+            if due < self._sleep_until:
+                if due < now + _NEAR or due < self.lease.looks_at:
+                    self._turn_by(due)
+                elif due + 2 * _BACKUP < self._sleep_until:
+                    self._turn_by(due + _BACKUP)
 
     # --- the way out ---
 
@@ -499,7 +546,7 @@ class Driver:
                     finally:
                         self._busy = False
             except Exception as error:
-                self._fault("job", error)
+                self._faults.add("job", error)
             self._transmit_by_thread()
 
     def _transmit_by_thread(self) -> None:
@@ -508,7 +555,7 @@ class Driver:
             self._wakeup.set()
         self._on_output()
         if self._faults:
-            self._log_faults()
+            self._faults.log()
 
     # --- the receiver thread ---
 
@@ -518,6 +565,7 @@ class Driver:
             try:
                 away = self.lease.stand_by()
                 if not away:
+                    self._hand_over()
                     self.work_off_notes()  # who made them has not come back
                 limit = away or (0.0 if self._unread else None)
                 woken, writable = self._poller.wait(reading=not away, writing=self._blocked, timeout=limit)
@@ -525,11 +573,11 @@ class Driver:
                     self._wakeup.clear()
                 if writable:
                     self._blocked = False
-                if woken or writable or away:
+                if woken or writable:
                     self._transmit_by_thread()
-                if self.lease.lasts:
-                    continue  # a thread of the application reads
-                if self._read() or woken or writable or away:
+                if away or self.lease.lasts:
+                    continue  # a thread of the application reads, or did a moment ago
+                if self._read() or woken or writable:
                     empty = 0
                 else:
                     empty += 1
@@ -538,8 +586,8 @@ class Driver:
             except SocketClosed:
                 return
             except Exception as error:
-                self._fault("receiver", error)
-                self._log_faults()
+                self._faults.add("receiver", error)
+                self._faults.log()
                 time.sleep(0.01)
 
     def _read(self) -> bool:
@@ -589,13 +637,13 @@ class Driver:
                         try:
                             endpoint.handle_batch(buffer, segment_size, source, now)
                         except Exception as error:
-                            self._fault("batch", error)
+                            self._faults.add("batch", error)
                         now = monotonic()
                     if index == count and ended:
                         try:
                             endpoint.handle_burst_end(now)
                         except Exception as error:
-                            self._fault("burst", error)
+                            self._faults.add("burst", error)
                     self._collect(now)
                 except BaseException as error:
                     self._interrupted(error)
@@ -630,11 +678,14 @@ class Driver:
                 while self._deferred:
                     self._deferred.popleft()()
             except Exception as error:
-                self._fault("timer", error)
-                self._log_faults()
+                self._faults.add("timer", error)
+                self._faults.log()
+                self._due = inf
                 self._sleep_until = monotonic() + 0.05  # an endpoint that fails at each turn must not take a core
             while not self._stopping:
-                until = self._sleep_until
+                until, due = self._sleep_until, self._due
+                if due < until and due < self.lease.looks_at:
+                    until = due
                 remaining = until - monotonic()
                 woken = self._baton.sleep(None if until == inf else min(self._span, max(_TICK, remaining)))
                 if not woken or self._sleep_until <= monotonic() or self._jobs or self._deferred:
@@ -664,31 +715,18 @@ class Driver:
                 if not gathered or until <= now:
                     self._collect(now)
                 deadline = endpoint.next_timer()
+                self._due = due = inf if deadline is None else deadline
+                sleep_until = due if due < now + _NEAR or due < self.lease.looks_at else due + _BACKUP
                 if until + _GATHER > now:  # many small messages are sent: no need to be woken for each handful
-                    until = max(until, now + _GATHER)
-                    deadline = until if deadline is None else min(deadline, until)
+                    sleep_until = min(sleep_until, max(until, now + _GATHER))
                 # From here on an earlier deadline wakes this thread.
-                self._sleep_until = inf if deadline is None else deadline
+                self._sleep_until = sleep_until
                 if self._notes:  # made since, by a thread that took this one for awake
                     self._sleep_until = min(self._sleep_until, now + _NOTE)
             finally:
                 self._busy = False
 
-    # --- faults and the end ---
-
-    def _fault(self, where: str, error: Exception) -> None:
-        """Count a fault of our own; it is logged once no lock is held."""
-        self.drops["internal_error"] += 1
-        if self._fault_rate():
-            self._faults.append((where, (type(error), error, error.__traceback__)))
-
-    def _log_faults(self) -> None:
-        while self._faults:
-            try:
-                where, info = self._faults.popleft()
-            except IndexError:
-                return
-            log.error("! internal error (%s): this is a bug in srmudp, please report it", where, exc_info=info)
+    # --- the end ---
 
     def flush_output(self, limit: float) -> None:
         """Send what is queued, waiting up to ``limit`` seconds for room in the system's buffer."""

@@ -6,6 +6,10 @@ what the socket brings reads it, by a *lease*: a promise to read, or to be back,
 receiver thread stands by; when it is over, it reads. Nothing is lost if two threads read for a while, or none for the
 milliseconds of a grace period: the system keeps the datagrams, and the sender has no more under way than it can keep.
 
+Who reads also keeps the time: a reader looks at the endpoint's deadlines when one is due, and the receiver thread looks
+at them when it finds that no reader came back. So in a conversation, where each message brings a deadline that the next
+one takes away, no other thread has to be woken for them. :attr:`Lease.looks_at` says when that will be.
+
 The lock is only ever tried. Should an interrupt strike between taking it and noting so, it stays taken: then no thread
 of the application reads any more, and the receiver thread does, once the lease is over.
 """
@@ -24,6 +28,11 @@ LEASE: Final = 4.0
 """Seconds a reader promises at most, and then anew. Also how long the socket goes unread should it vanish."""
 GRACE: Final = 0.003
 """Seconds that a reader who has got its message may be away: to handle it, to answer, and to come back."""
+STEP: Final = 0.008
+"""Seconds between looks of the receiver thread while readers come and go all the time, and so the longest that the
+socket goes unread when the last one has gone."""
+_STILL: Final = 4
+"""Looks at a reader that stays before the receiver thread sleeps for longer. Being woken costs as much as two looks."""
 
 
 class Lease:
@@ -32,6 +41,11 @@ class Lease:
     Args:
         wake: ends the receiver thread's sleep.
         nudge: ends the reader's sleep.
+
+    Attributes:
+        looks_at: when a reader will look at the deadlines, or the receiver thread in its place; ``-inf``: it is awake,
+            or back within :data:`STEP`; ``inf``: neither does. Whoever raises it to ``inf`` looks at the deadlines
+            afterwards, and whoever sets one looks at this afterwards: one of the two sees the other.
     """
 
     def __init__(self, wake: Callable[[], None], nudge: Callable[[], None]) -> None:
@@ -44,6 +58,9 @@ class Lease:
         self._turns = 0  # times a reader went away
         self._seen = 0  # turns when the receiver thread looked last
         self._sleeps_until = -inf  # the receiver thread
+        self._step = GRACE  # for which it sleeps while readers come and go
+        self._still = _STILL  # looks since one did
+        self.looks_at = inf
 
     @property
     def lasts(self) -> bool:
@@ -52,8 +69,8 @@ class Lease:
 
     @property
     def ends_soon(self) -> bool:
-        """True if nobody reads and the receiver thread wakes up to do so within a grace period."""
-        return self._holder is None and self._sleeps_until > monotonic()
+        """True if nobody reads and the receiver thread wakes up to do so in a moment."""
+        return self._holder is None and self._sleeps_until > -inf
 
     def enter(self) -> bool:
         """This thread wants to read. False if another one does already, so that it need not."""
@@ -64,6 +81,7 @@ class Lease:
             return False
         self._holder = me
         self.renew()
+        self.looks_at = -inf
         return True
 
     def renew(self) -> None:
@@ -76,11 +94,16 @@ class Lease:
         self._lock.release()
         if self._others:
             self.end()
+            self.looks_at = inf
             return
         self._turns += 1
-        self._until = until = monotonic() + GRACE
-        if self._sleeps_until > until:
+        now = monotonic()
+        self._until = now + GRACE
+        sleeps_until = self._sleeps_until
+        if sleeps_until > now + STEP:
             self._wake()
+        # If it is awake it may be reading for a while.
+        self.looks_at = inf if sleeps_until == -inf else -inf
 
     def wait(self, get: Callable[[float | None], T], timeout: float | None) -> T:
         """What ``get(timeout)`` returns, which waits for what others read."""
@@ -111,14 +134,29 @@ class Lease:
             self._nudge()
 
     def stand_by(self) -> float:
-        """Seconds for which the receiver thread is to leave the socket to others; 0.0 if it is to read."""
+        """Seconds for which the receiver thread is to leave the socket to others; 0.0 if it is to read.
+
+        It is then to look at the deadlines as well.
+        """
         now, until, turns = monotonic(), self._until, self._turns
         if until <= now:
-            self._sleeps_until = -inf
-            return 0.0
-        if turns != self._seen:  # a reader that comes and goes is not waited for longer than it may be away
-            self._seen = turns
-            until = min(until, now + GRACE)
+            return self._take_over()
+        if turns != self._seen:
+            comes_and_goes = self._still < _STILL
+            self._seen, self._still = turns, 0
+            self._step = min(2 * self._step, STEP) if comes_and_goes else GRACE
+            until = min(until, now + self._step)
+        elif self._still < _STILL:
+            self._still += 1
+            until = min(until, now + self._step)
         self._sleeps_until = until
-        # Who left before that line could not know that we sleep; who leaves after it wakes us.
-        return max(0.0, min(until, self._until) - now)
+        again = self._until  # who left before that line could not know that we sleep; who leaves after it wakes us
+        if again <= now:
+            return self._take_over()
+        return min(until, again) - now
+
+    def _take_over(self) -> float:
+        self._sleeps_until = -inf
+        self._still = _STILL
+        self.looks_at = inf
+        return 0.0

@@ -15,7 +15,8 @@ import pytest
 from srmudp.exceptions import LocalProtocolError, SocketClosed
 from srmudp.models import Address
 from srmudp.sockets import driver as module
-from srmudp.sockets.driver import Driver, RateLimit, Reentered
+from srmudp.sockets.driver import Driver, Reentered
+from srmudp.sockets.rates import RateLimit
 
 from .fakes import FakeEndpoint, FakeTransport, Transmit
 

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from math import inf
 
 import pytest
 
@@ -13,7 +14,7 @@ from srmudp.models import Address
 from srmudp.sockets import driver as module
 from srmudp.sockets import reading
 from srmudp.sockets.driver import Driver
-from srmudp.sockets.reading import GRACE, LEASE, Lease
+from srmudp.sockets.reading import GRACE, LEASE, STEP, Lease
 from srmudp.transports.base import Batch
 
 from .conftest import Rig
@@ -84,13 +85,68 @@ def test_a_reader_that_comes_and_goes_wakes_nobody(clock: Clock) -> None:
     lease.leave()
     assert clock.woken == 1, "the receiver thread was going to sleep for longer"
     for _ in range(5):
-        assert 0 < lease.stand_by() <= GRACE + 1e-9
+        assert 0 < lease.stand_by() <= STEP + 1e-9
         lease.enter()
         clock.now += GRACE / 10
         lease.leave()
     assert clock.woken == 1
     clock.now += GRACE
     assert lease.stand_by() == 0.0
+
+
+def test_the_receiver_thread_looks_seldom_at_one_who_stays_and_often_at_one_who_comes_and_goes(clock: Clock) -> None:
+    lease = clock.lease
+
+    lease.enter()
+    lease.leave()
+    sleeps = []
+    for _ in range(4):
+        lease.enter()
+        sleeps.append(lease.stand_by())
+        clock.now += sleeps[-1]
+        lease.leave()
+    assert sleeps == pytest.approx([GRACE, 2 * GRACE, STEP, STEP])
+    assert 0 < lease.stand_by() <= GRACE + 1e-9, "nobody reads just now"
+    lease.enter()
+    sleeps = [lease.stand_by() for _ in range(8)]
+    assert sleeps[0] == pytest.approx(STEP)
+    assert sleeps[-1] == LEASE
+    lease.leave()
+    assert clock.woken == 1, "it was going to sleep for longer than a reader may be away"
+
+
+@pytest.mark.parametrize("away", [0.0, 0.2, 0.9])
+def test_the_socket_is_unread_for_a_step_at_most(clock: Clock, away: float) -> None:
+    """Whenever the reader goes for good, the receiver thread looks within a step and then reads."""
+    lease = clock.lease
+    lease.enter()
+    lease.leave()
+    for _ in range(5):
+        lease.enter()
+        until = clock.now + lease.stand_by()
+        clock.now += (until - clock.now) * away
+        lease.leave()
+        left, clock.now = clock.now, until
+    while wait := lease.stand_by():
+        clock.now += wait
+    assert clock.now - left <= STEP + 1e-9
+    assert clock.woken == 0
+
+
+def test_who_looks_at_the_deadlines(clock: Clock) -> None:
+    lease = clock.lease
+    assert lease.looks_at == inf
+    lease.enter()
+    assert lease.looks_at == -inf
+    lease.leave()
+    assert lease.looks_at == inf, "the receiver thread is awake, perhaps reading"
+    lease.enter()
+    lease.stand_by()
+    lease.leave()
+    assert lease.looks_at == -inf, "it will look soon"
+    clock.now += GRACE
+    lease.stand_by()
+    assert lease.looks_at == inf
 
 
 def test_a_signal_handler_on_top_of_the_reader_has_others_read(clock: Clock) -> None:
@@ -246,6 +302,73 @@ def test_what_is_done_after_a_note_sees_it_done(bench: Bench) -> None:
     assert len(done) >= 100 - module._NOTES
     bench.driver.run(lambda now: done.append(-1))
     assert done == [*range(100), -1]
+
+
+# --- deadlines ---
+
+
+def set_timer(bench: Bench, after: float) -> float:
+    due = time.monotonic() + after
+    bench.driver.run(lambda now: setattr(bench.endpoint, "timer", due))
+    return due
+
+
+@pytest.fixture
+def fired(bench: Bench) -> list[tuple[str, float]]:
+    fired: list[tuple[str, float]] = []
+    bench.endpoint.on_timer = lambda now: fired.append((threading.current_thread().name, now))
+    return fired
+
+
+def test_who_reads_keeps_the_deadlines(bench: Bench, fired: list[tuple[str, float]]) -> None:
+    bench.driver.read_until(lambda: None, time.monotonic() + 0.001)  # the receiver thread stands by
+    bench.endpoint.on_batch = lambda buffer: setattr(bench.endpoint, "timer", time.monotonic() + 0.02)
+    bench.transport.arrive(b"1")
+    assert bench.driver.read_until(lambda: fired or None, time.monotonic() + 5)
+    assert fired[0][0] == threading.current_thread().name
+
+
+def test_a_deadline_is_kept_though_the_reader_goes_away(bench: Bench, fired: list[tuple[str, float]]) -> None:
+    for after in (0.0, 0.001, 0.004, 0.01, 0.03):
+        bench.driver.read_until(lambda: None, time.monotonic() + 0.001)
+        due = set_timer(bench, after)
+        reach(lambda: fired)
+        name, now = fired.pop()
+        assert name == "srmudp-timer"
+        assert now >= due
+
+
+def test_a_deadline_before_the_readers_is_kept(bench: Bench, fired: list[tuple[str, float]]) -> None:
+    """Another thread sets it while the reader sleeps."""
+    timer = threading.Timer(0.02, set_timer, (bench, 0.01))
+    timer.start()
+    assert bench.driver.read_until(lambda: None, time.monotonic() + 0.1) is None
+    assert fired
+    assert fired[0][0] == "srmudp-timer"
+    timer.join()
+
+
+def test_a_reader_that_breaks_its_promise_delays_a_deadline_a_little(
+    bench: Bench, fired: list[tuple[str, float]]
+) -> None:
+    bench.driver.lease.enter()  # as if interrupted before it could go to sleep
+    due = set_timer(bench, 0.01)
+    reach(lambda: fired)
+    assert fired[0][0] == "srmudp-timer"
+    assert due + module._BACKUP <= fired[0][1]
+    bench.driver.lease.leave()
+
+
+def test_timers_that_fail_do_not_keep_the_reader_busy(bench: Bench) -> None:
+    def fail(now: float) -> None:
+        bench.endpoint.timer = now
+        raise ZeroDivisionError
+
+    bench.endpoint.on_timer = fail
+    set_timer(bench, 0.01)
+    bench.driver.read_until(lambda: None, time.monotonic() + 0.1)
+    assert 1 <= bench.driver.drops["internal_error"] < 10
+    bench.endpoint.on_timer = lambda now: None
 
 
 # --- gathering ---
