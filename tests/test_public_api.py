@@ -56,6 +56,7 @@ SIGNATURES = {
     "remove_peers": "(names)",
     "trust": "(name, peer_id=None)",
     "forget": "(name)",
+    "admit": "(peer_id, allow=True)",
     "verification_code": "(name)",
     "register_message_hook": "(hook)",
     "unregister_message_hook": "(hook)",
@@ -74,6 +75,7 @@ MUST_SAY = {
     "remove_peers": ("UnknownPeer",),
     "trust": ("UnknownPeer", "LocalProtocolError", "ValueError", "IdentityError"),
     "forget": ("UnknownPeer",),
+    "admit": ("SocketClosed",),
     "verification_code": ("UnknownPeer", "LocalProtocolError"),
     "wait_connected": ("seconds", "UnknownPeer"),
     "send": (

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from ..peers.endpoint import Endpoint
     from ..transports.base import Transport
 
-Accept = Callable[[PeerId, str, Address], bool]
-"""Decides on a stranger from its proven key, the name it claims and its address; on the hook thread."""
+Accept = Callable[[PeerId, str, Address], bool | None]
+"""Decides on a stranger from its proven key, the name it claims and its address; on the hook thread. None: later."""
 
 log = logging.getLogger("srmudp.sockets")
 
@@ -144,6 +144,11 @@ class Engine:
         if accept is None or peer_id is None or address is None:
             return
         allow = ask(lambda: accept(peer_id, event.peer, address))
+        if allow is not None:
+            self.admit(peer_id, allow)
+
+    def admit(self, peer_id: PeerId, allow: bool) -> None:
+        """The application has decided on a stranger."""
         self.driver.run(self.house.admit, peer_id, allow)
 
     def remember(self, name: str) -> None:

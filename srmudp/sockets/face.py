@@ -30,6 +30,7 @@ class Core(Protocol):
     def remove(self, names: Sequence[str]) -> None: ...
     def trust(self, name: str, peer_id: PeerId | None) -> None: ...
     def forget(self, name: str) -> None: ...
+    def admit(self, peer_id: PeerId, allow: bool) -> None: ...
     def statuses(self) -> dict[str, PeerStatus]: ...
     def drops(self) -> dict[str, int]: ...
     def abandon(self) -> None: ...
@@ -108,6 +109,20 @@ class Face:
             UnknownPeer: nobody has that name.
         """
         self._engine.forget(name)
+
+    def admit(self, peer_id: PeerId, allow: bool = True) -> None:
+        """Decide on a stranger whom ``accept`` left undecided by returning None, or decide anew.
+
+        A stranger waits for up to five minutes and hears the answer at once; after that, when it knocks again.
+
+        Args:
+            peer_id: whom, as ``accept`` was told.
+            allow: False refuses it. That holds for an hour; who is connected stays so (see :meth:`remove_peer`).
+
+        Raises:
+            SocketClosed: the socket is closed.
+        """
+        self._engine.admit(peer_id, allow)
 
     def verification_code(self, name: str) -> str:
         """60 digits to compare with the peer by another way (reading aloud); the same at both ends.

@@ -362,10 +362,11 @@ class Hooks(Registry):
             log.exception("! %s raised; the next message still comes", hook)
 
 
-def ask(question: Callable[[], object]) -> bool:
-    """The truth of ``question()``; an exception means no and is logged."""
+def ask(question: Callable[[], object]) -> bool | None:
+    """The truth of ``question()``, or None if it has none yet; an exception means no and is logged."""
     try:
-        return bool(question())
+        answer = question()
+        return None if answer is None else bool(answer)
     except (SocketClosed, LocalProtocolError):
         return False
     except Exception:

@@ -38,7 +38,7 @@ class MultiHolepunchSocket(Face):
         known_peers: path of a file in which the keys of added peers are kept, so that a name means the same key
             tomorrow.
         accept: whether peers that were not added may connect: False, True, or a callable that is asked on the hook
-            thread with ``(peer_id, claimed name, address)``.
+            thread with ``(peer_id, claimed name, address)``. If it returns None, :meth:`admit` is to tell later.
         timeout: seconds. How long ``send`` waits for room, ``close`` for deliveries, and after how long a silent
             peer is taken for lost.
         span: seconds between checks of the connections.

@@ -254,6 +254,16 @@ def test_accept_is_asked_on_the_hook_thread(make_rig: Callable[..., Rig]) -> Non
     assert asked[0] == (peer_id_of("good"), "good", BOB, "srmudp-hooks")
 
 
+def test_an_undecided_question_is_answered_later(make_rig: Callable[..., Rig]) -> None:
+    asked = threading.Event()
+    rig = make_rig(accept=lambda peer_id, name, address: asked.set()).start()
+    rig.emit(event(EventKind.PENDING, "stranger"))
+    assert asked.wait(5)
+    rig.engine.admit(peer_id_of("stranger"), True)
+    calls = [call for call in rig.endpoint.calls if call[0] == "admit"]
+    assert calls == [("admit", peer_id_of("stranger"), True)]
+
+
 def test_a_hook_that_does_not_return_is_left_behind(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

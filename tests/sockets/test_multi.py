@@ -292,6 +292,17 @@ def test_strangers(make: Make) -> None:
     assert answer is not None
 
 
+def test_a_stranger_that_waits_hears_the_answer_at_once(make: Make) -> None:
+    asked: queue.SimpleQueue[PeerId] = queue.SimpleQueue()
+    hall, guest = make(accept=lambda peer_id, name, address: asked.put(peer_id)), make(name="Guest")
+    guest.add_peer("hall", f"{hall.peer_id}@127.0.0.1:{hall.port}")
+    assert asked.get(timeout=10) == guest.peer_id
+    assert not guest.wait_connected("hall", 0.1)
+    hall.admit(guest.peer_id)
+    assert guest.wait_connected("hall", 10)
+    assert asked.empty()
+
+
 def test_nobody_else_gets_in(make: Make) -> None:
     closed, stranger = make(), make()
     stranger.add_peer("x", at(closed))
