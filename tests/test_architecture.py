@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "srmudp"
 MAX_LINES = 800
 
 GROUND = frozenset({"exceptions", "config", "models", "trace"})
-ROOT = frozenset({"__init__", "__main__"})
+ROOT = frozenset({"__init__", "__main__", "aio"})
 APPLICATIONS = frozenset({"gossip", "chat", "cli"})
 BELOW_SOCKETS = frozenset({"wire", "crypto", "protocol", "nat", "peers", "transports", "rendezvous", "gate"})
 

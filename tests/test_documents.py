@@ -191,6 +191,17 @@ def test_two_people_on_two_machines(prefix: str, first: str, tmp_path: Path) -> 
         assert printed == {who: str(PROGRAMS[who].printed).rstrip("\n") for who in printed}
 
 
+def test_the_same_with_asyncio(tmp_path: Path) -> None:
+    to_alice, to_bob = free_ports(2)
+    alice = write(
+        tmp_path, "readme_asyncio", {"port=8000": f"port={to_alice}", "192.168.1.30:8001": f"127.0.0.1:{to_bob}"}
+    )
+    bob = write(tmp_path, "readme_bob", {"port=8001": f"port={to_bob}", "192.168.1.20:8000": f"127.0.0.1:{to_alice}"})
+    with Program([alice], tmp_path) as one, Program([bob], tmp_path) as two:
+        assert one.finish() == "bob: With pleasure. You have white."
+        assert two.finish() == "alice: Shall we play chess?"
+
+
 def test_the_chat_for_two(tmp_path: Path) -> None:
     path = write(tmp_path, "talk", {})
     a, b = free_ports(2)
@@ -273,7 +284,7 @@ def is_open(value: object) -> bool:
 
 
 def test_every_block_is_run_by_one_of_the_tests_above() -> None:
-    known = {"readme_alice", "readme_bob", "alice", "bob", "talk", "service", "spawn"}
+    known = {"readme_alice", "readme_bob", "readme_asyncio", "alice", "bob", "talk", "service", "spawn"}
     assert set(PROGRAMS) == known
     free_standing = [block for block in BLOCKS[README] if block.program is None]
     assert len(free_standing) == 2  # the first program, and what to ask when it does not connect
@@ -344,7 +355,8 @@ def test_links_lead_somewhere(document: Path) -> None:
 def test_the_interface_table_has_every_public_method_and_the_true_signatures() -> None:
     text = README.read_text("utf-8")
     table = text[text.index("## The whole interface") : text.index("## Who is who")]
-    for name, member in vars(MultiHolepunchSocket).items():
+    for name in dir(MultiHolepunchSocket):
+        member = getattr(MultiHolepunchSocket, name)
         if not name.startswith("_"):
             assert re.search(rf"\b{name}\b", table), name
         if name in ("__init__", "send"):

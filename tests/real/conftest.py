@@ -4,28 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
 
 import pytest
 
-from srmudp import MultiHolepunchSocket
-from tests.real.helpers import Make
 from tests.real.proxy import Proxy
+from tests.shells import make, shell
 
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    """Makes sockets on 127.0.0.1 (or where told) with the arguments of MultiHolepunchSocket."""
-    made: list[MultiHolepunchSocket] = []
-
-    def new(*args: Any, **options: Any) -> MultiHolepunchSocket:
-        options.setdefault("host", "127.0.0.1")
-        made.append(MultiHolepunchSocket(*args, **options))
-        return made[-1]
-
-    yield new
-    for sock in made:
-        sock.close(0)
+__all__ = ["make", "proxy", "shell"]
 
 
 @pytest.fixture

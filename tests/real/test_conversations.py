@@ -25,6 +25,7 @@ from tests.real.helpers import (
     receive,
     state,
 )
+from tests.shells import both_shells
 
 Pair = tuple[MultiHolepunchSocket, MultiHolepunchSocket]
 
@@ -126,6 +127,7 @@ def test_channels_keep_their_own_order(make: Make) -> None:
         thread.join(DEADLINE)
 
 
+@both_shells
 @pytest.mark.parametrize("gso", [True, False], ids=["GSO", "plain"])
 def test_a_small_message_does_not_wait_for_a_large_one(make: Make, gso: bool) -> None:
     """5 MB in one channel, a word in another: the word is there first."""
@@ -140,6 +142,7 @@ def test_a_small_message_does_not_wait_for_a_large_one(make: Make, gso: bool) ->
     assert digests([second]) == digests([large])
 
 
+@both_shells
 def test_unreliable_messages_arrive_whole_or_not_at_all(make: Make) -> None:
     """Loopback with a window open loses nothing: small, fragmented and empty ones come, each once."""
     a, b = make(), make()
@@ -159,6 +162,7 @@ def test_unreliable_messages_arrive_whole_or_not_at_all(make: Make) -> None:
     alive(a, b)
 
 
+@both_shells
 def test_a_message_past_its_time_is_withdrawn(make: Make) -> None:
     """The peer comes too late for one of three messages: its delivery fails, the others arrive."""
     a, b = make(), make()
@@ -174,6 +178,7 @@ def test_a_message_past_its_time_is_withdrawn(make: Make) -> None:
     assert after.wait(DEADLINE)
 
 
+@both_shells
 def test_three_sockets_to_one_some_and_all(make: Make) -> None:
     """A mesh of three in one process: each recipient gets what is meant for it, in order, from the right name."""
     socks = {name: make(name=name) for name in ("a", "b", "c")}
@@ -200,6 +205,7 @@ def test_three_sockets_to_one_some_and_all(make: Make) -> None:
     assert all(sock.receive(0) is None for sock in socks.values())
 
 
+@both_shells
 def test_the_end_of_one_is_the_end_of_nobody_else(make: Make) -> None:
     """One of three closes: the others learn it at once, go on, and find it again when it comes back at its port."""
     who = Identity.generate()
@@ -223,6 +229,7 @@ def test_the_end_of_one_is_the_end_of_nobody_else(make: Make) -> None:
     assert told == [EventKind.LOST, EventKind.RECONNECTED]
 
 
+@both_shells
 def test_somebody_else_at_the_same_address_gets_nothing_meant_for_the_first(make: Make) -> None:
     """A program with a new key comes back at the port: it takes the name, with an event, but no waiting message."""
     a, b = make(), make()
@@ -243,6 +250,7 @@ def test_somebody_else_at_the_same_address_gets_nothing_meant_for_the_first(make
     assert a.connections_status["b"].peer_id == other.peer_id
 
 
+@both_shells
 def test_a_goodbye_right_after_connecting_arrives(make: Make) -> None:
     """Its sealed datagram leaves also while another thread of the socket is sending."""
     for _ in range(25):
@@ -276,6 +284,7 @@ def test_many_messages_from_many_threads(make: Make) -> None:
     assert got == {channel: list(range(250)) for channel in range(4)}
 
 
+@both_shells
 def test_a_reader_that_stops_stops_its_sender_alone(make: Make) -> None:
     """Attack 47: who does not read is not sent to without end; its own sending and others go on."""
     config = Config(channel_window=64 * 1024, connection_window=128 * 1024, send_queue=256 * 1024)

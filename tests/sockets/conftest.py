@@ -11,8 +11,11 @@ from srmudp.config import Config
 from srmudp.models import Address
 from srmudp.sockets.addresses import Target
 from srmudp.sockets.engine import Engine
+from tests.shells import make, shell
 
 from .fakes import FakeEndpoint, FakeTransport
+
+__all__ = ["make", "shell"]
 
 BOB = Address("192.0.2.1", 1)
 EVE = Address("192.0.2.2", 2)

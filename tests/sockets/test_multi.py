@@ -14,7 +14,7 @@ import stat
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +26,9 @@ from srmudp.exceptions import IdentityError, LocalProtocolError, MessageTooBig, 
 from srmudp.models import Address, Message, Peer, PeerEvent, PeerId, PeerState, Trust
 from srmudp.sockets.multi import MultiHolepunchSocket
 from srmudp.transports.impaired import impaired
+from tests.shells import both_shells
 
 Make = Callable[..., MultiHolepunchSocket]
-
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    made: list[MultiHolepunchSocket] = []
-
-    def new(*args: Any, **options: Any) -> MultiHolepunchSocket:
-        options.setdefault("host", "127.0.0.1")
-        made.append(MultiHolepunchSocket(*args, **options))
-        return made[-1]
-
-    yield new
-    for sock in made:
-        sock.close(0)
 
 
 def at(sock: MultiHolepunchSocket) -> tuple[str, int]:
@@ -70,6 +57,7 @@ def reach(condition: Callable[[], object]) -> None:
         time.sleep(0.001)
 
 
+@both_shells
 def test_the_first_example(make: Make) -> None:
     """Nothing is waited for: what is sent before the connections stand is delivered all the same."""
     peer1, peer2 = make(), make()
@@ -101,6 +89,7 @@ def test_the_first_example(make: Make) -> None:
     assert sock.connections_status == {}
 
 
+@both_shells
 def test_delivered_means_taken(pair: tuple[MultiHolepunchSocket, MultiHolepunchSocket]) -> None:
     a, b = pair
     delivery = a.send(b"x")
@@ -110,6 +99,7 @@ def test_delivered_means_taken(pair: tuple[MultiHolepunchSocket, MultiHolepunchS
     assert delivery.delivered == {"b"}
 
 
+@both_shells
 def test_empty_and_large_messages_in_order(pair: tuple[MultiHolepunchSocket, MultiHolepunchSocket]) -> None:
     a, b = pair
     contents = [b"", os.urandom(3_000_000), b"1", bytearray(b"mutable"), memoryview(b"a.b.c.")[::2]]
@@ -119,6 +109,7 @@ def test_empty_and_large_messages_in_order(pair: tuple[MultiHolepunchSocket, Mul
     assert last.wait(10)
 
 
+@both_shells
 def test_a_bad_network(make: Make) -> None:
     config = Config(transport=impaired(loss=0.05, duplicate=0.05, reorder=0.05, corrupt=0.02, seed=7))
     a, b = make(config=config), make(config=config)
@@ -131,6 +122,7 @@ def test_a_bad_network(make: Make) -> None:
     assert b.receive(0) is None
 
 
+@both_shells
 def test_what_send_refuses(pair: tuple[MultiHolepunchSocket, MultiHolepunchSocket]) -> None:
     a, _ = pair
     for data in ("text", 5, None, [1]):
@@ -155,6 +147,7 @@ def test_what_send_refuses(pair: tuple[MultiHolepunchSocket, MultiHolepunchSocke
         a.send(bytes(64 * 1024 * 1024 + 1))
 
 
+@both_shells
 def test_channels_ttl_and_unreliable_messages(pair: tuple[MultiHolepunchSocket, MultiHolepunchSocket]) -> None:
     a, b = pair
     a.send(b"seven", channel=7)
@@ -171,6 +164,7 @@ def test_channels_ttl_and_unreliable_messages(pair: tuple[MultiHolepunchSocket, 
     assert "ttl" in expired.failed["away"]
 
 
+@both_shells
 def test_hooks_and_iteration(pair: tuple[MultiHolepunchSocket, MultiHolepunchSocket]) -> None:
     a, b = pair
 
@@ -189,6 +183,7 @@ def test_hooks_and_iteration(pair: tuple[MultiHolepunchSocket, MultiHolepunchSoc
     b.unregister_message_hook(echo)
 
 
+@both_shells
 def test_events(make: Make) -> None:
     a, b = make(), make()
     events: queue.Queue[PeerEvent] = queue.Queue()
@@ -223,6 +218,7 @@ def test_a_reader_of_an_event_loop(pair: tuple[MultiHolepunchSocket, MultiHolepu
     assert asyncio.run(main()) == [b"%d" % n for n in range(20)]
 
 
+@both_shells
 def test_trust_and_verification(make: Make) -> None:
     a, b = make(), make()
     a.add_peer("b", at(b))
@@ -245,6 +241,7 @@ def test_trust_and_verification(make: Make) -> None:
     assert a.connections_status["b"].pinned
 
 
+@both_shells
 def test_a_pin_is_kept(make: Make) -> None:
     a, b, mallory = make(), make(), make()
     a.add_peer("b", f"{b.peer_id}@127.0.0.1:{b.port}")
@@ -258,6 +255,7 @@ def test_a_pin_is_kept(make: Make) -> None:
     assert a.connections_status["b"].state is not PeerState.CONNECTED
 
 
+@both_shells
 def test_known_peers_pin_the_name(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "known"
     a, b = make(identity=tmp_path / "a", known_peers=path), make()
@@ -272,6 +270,7 @@ def test_known_peers_pin_the_name(make: Make, tmp_path: Path) -> None:
         again.add_peer("b", f"{make().peer_id}@127.0.0.1:5")
 
 
+@both_shells
 def test_strangers(make: Make) -> None:
     asked: list[tuple[PeerId, str, Address]] = []
 
@@ -292,6 +291,7 @@ def test_strangers(make: Make) -> None:
     assert answer is not None
 
 
+@both_shells
 def test_a_stranger_that_waits_hears_the_answer_at_once(make: Make) -> None:
     asked: queue.SimpleQueue[PeerId] = queue.SimpleQueue()
     hall, guest = make(accept=lambda peer_id, name, address: asked.put(peer_id)), make(name="Guest")
@@ -303,6 +303,7 @@ def test_a_stranger_that_waits_hears_the_answer_at_once(make: Make) -> None:
     assert asked.empty()
 
 
+@both_shells
 def test_nobody_else_gets_in(make: Make) -> None:
     closed, stranger = make(), make()
     stranger.add_peer("x", at(closed))
@@ -310,6 +311,7 @@ def test_nobody_else_gets_in(make: Make) -> None:
     assert closed.connections_status == {}
 
 
+@both_shells
 @pytest.mark.parametrize(
     "options",
     [
@@ -325,57 +327,58 @@ def test_nobody_else_gets_in(make: Make) -> None:
         {"peers": {"impossible": Peer()}},
     ],
 )
-def test_bad_arguments_leave_nothing_open(options: dict[str, Any]) -> None:
+def test_bad_arguments_leave_nothing_open(make: Make, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
-        MultiHolepunchSocket(**{"host": "127.0.0.1", **options})
+        make(**options)
 
 
+@both_shells
 @pytest.mark.parametrize("options", [{"port": "8000"}, {"port": True}, {"accept": 5}, {"peers": ["a"]}])
-def test_arguments_of_the_wrong_type(options: dict[str, Any]) -> None:
+def test_arguments_of_the_wrong_type(make: Make, options: dict[str, Any]) -> None:
     with pytest.raises(TypeError):
-        MultiHolepunchSocket(**{"host": "127.0.0.1", **options})
+        make(**options)
 
 
+@both_shells
 def test_a_taken_port(make: Make) -> None:
     with pytest.raises(OSError):
-        MultiHolepunchSocket(make().port, host="127.0.0.1")
+        make(make().port)
 
 
-def test_a_bad_known_peers_file(tmp_path: Path) -> None:
+@both_shells
+def test_a_bad_known_peers_file(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "known"
     path.write_text("{")
     path.chmod(0o600)
     with pytest.raises(IdentityError, match="line 1"):
-        MultiHolepunchSocket(host="127.0.0.1", known_peers=path)
+        make(known_peers=path)
 
 
+@both_shells
 def test_our_own_id_is_refused(make: Make) -> None:
     identity = Identity.generate()
     with pytest.raises(ValueError, match="'me'"):
         make(identity=identity, peers={"me": f"{identity.peer_id}@127.0.0.1:1"})
 
 
+@both_shells
 def test_the_identity_file_is_private(make: Make, tmp_path: Path) -> None:
     make(identity=tmp_path / "key")
     assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
 
 
+@both_shells
 def test_the_face(make: Make) -> None:
     sock = make(name="Me")
     assert sock.getsockname() == ("127.0.0.1", sock.port)
     assert sock.name == "Me"
-    assert repr(sock).startswith(f"<MultiHolepunchSocket open 127.0.0.1:{sock.port} peers=0")
-    assert sock.fileno() == sock.fileno() > 0
+    assert f"MultiHolepunchSocket open 127.0.0.1:{sock.port} peers=0" in repr(sock)
     assert not sock.is_closed
     assert sock.drops == {}
-    for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
-        with pytest.raises(TypeError, match="cannot be copied"):
-            attempt(sock)
     sock.close()
     sock.close()
     assert sock.is_closed
-    assert sock.fileno() == -1  # type: ignore[unreachable]
-    assert sock.receive() is None
+    assert sock.receive() is None  # type: ignore[unreachable]
     assert list(sock) == []
     assert sock.port
     for call in (
@@ -391,6 +394,17 @@ def test_the_face(make: Make) -> None:
         other.bind(("127.0.0.1", sock.port))
 
 
+def test_what_only_threads_have(make: Make) -> None:
+    sock = make()
+    assert sock.fileno() == sock.fileno() > 0
+    for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="cannot be copied"):
+            attempt(sock)
+    sock.close()
+    assert sock.fileno() == -1
+
+
+@both_shells
 def test_with_flushes_and_an_exception_does_not(make: Make) -> None:
     with make() as a, make() as b:
         join(a, b)
@@ -483,6 +497,7 @@ def test_after_fork(pair: tuple[MultiHolepunchSocket, MultiHolepunchSocket]) -> 
     assert delivery.wait(10)
 
 
+@both_shells
 def test_close_under_fire(pair: tuple[MultiHolepunchSocket, MultiHolepunchSocket]) -> None:
     """Attack 49."""
     a, _ = pair

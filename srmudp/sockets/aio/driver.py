@@ -1,0 +1,409 @@
+"""An endpoint run by an event loop: one reader callback, one timer, one flush for each turn of the loop.
+
+Everything happens on the loop's thread. A call into the endpoint (:meth:`Driver.run`) returns what it has to, and its
+output leaves when the loop turns: what tasks that are ready do in one turn shares datagrams, an answer and the
+acknowledgement of what it answers among them. No callback works for longer than about :data:`_HOLD` seconds; it goes on
+in the next turn then. Key agreement runs in the loop's executor, :data:`_JOBS` at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from ...exceptions import LocalProtocolError, SocketClosed
+from ..driver import Reentered
+from ..rates import RateLimit
+from ..waiting import Topics, time_asleep
+from .waiting import Waiter
+
+if TYPE_CHECKING:
+    from ...peers.endpoint import Endpoint, Transmit
+    from ...protocol.events import Event
+    from ...transports.base import Transport
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = logging.getLogger("srmudp.sockets")
+
+_HOLD = 0.005
+"""Seconds one callback works at most, but for the batch it is at."""
+_BURST = 64
+"""Batches read in one turn."""
+_TICK = 0.001
+"""Shortest wait for the timer in seconds: the resolution of event loops. Pacing keeps credit for far more."""
+_JOBS = 2
+"""Key agreements in the executor at a time. It is the program's; the others wait here."""
+_CALLS = 32
+"""Calls in one turn after which a task lets others have theirs."""
+_RETRY = 0.05
+"""Seconds after a fault of our own until the next attempt."""
+_ASLEEP = 5.0
+"""Seconds of sleep of the machine that the endpoint is told of."""
+
+
+class Driver:
+    """Runs one endpoint over one transport in the running loop.
+
+    Args:
+        endpoint: the peers of the socket.
+        transport: non-blocking; closed by :meth:`stop`.
+        on_event: given each event and ``now``; must not wait for anything.
+        on_output: called after each turn with something in it.
+        span: seconds between looks at whether the machine has slept, while there are deadlines.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        transport: Transport,
+        on_event: Callable[[Event, float], None],
+        on_output: Callable[[], None],
+        span: float = inf,
+    ) -> None:
+        self.endpoint = endpoint
+        self.transport = transport
+        self.loop = asyncio.get_running_loop()
+        self.topics = Topics()
+        self.drops: Counter[str] = Counter()
+        self.stopped = False
+        self._on_event = on_event
+        self._on_output = on_output
+        self._span = span
+        self._asleep = time_asleep()
+        self._pid = os.getpid()
+        self._thread = threading.get_ident()
+        self._busy = False
+        self._calls = 0  # since the loop turned
+        self._flushing: asyncio.Handle | None = None
+        self._reading: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
+        self._rest: Transmit | None = None  # what the system did not take
+        self._blocked = False
+        self._jobs = 0
+        self._fault_rate = RateLimit()
+
+    def start(self) -> None:
+        """Begin to read.
+
+        Raises:
+            LocalProtocolError: this kind of event loop cannot watch a UDP socket.
+        """
+        try:
+            self.loop.add_reader(self.transport.fileno(), self._on_readable)
+        except NotImplementedError:
+            raise LocalProtocolError(
+                f"{type(self.loop).__name__} cannot watch a UDP socket (no add_reader). On Windows choose the selector "
+                "loop: asyncio.set_event_loop_policy(asyncio.WindowsSelectorEventLoopPolicy()) before asyncio.run()"
+            ) from None
+        self._flush_soon()
+
+    # --- calls into the endpoint ---
+
+    def check_process(self) -> None:
+        """Return quietly on the thread and in the process that made the socket.
+
+        Raises:
+            LocalProtocolError: this is another thread, or a child made by ``fork``.
+        """
+        if self._pid != os.getpid():
+            raise LocalProtocolError("this socket belongs to the parent process; make a new one after fork()")
+        if self._thread != threading.get_ident():
+            raise LocalProtocolError(
+                "this socket belongs to the event loop of another thread: use asyncio.run_coroutine_threadsafe() or "
+                "loop.call_soon_threadsafe()"
+            )
+
+    def check_loop(self) -> None:
+        """Return quietly in a task of the loop that made the socket.
+
+        Raises:
+            LocalProtocolError: this is another loop, thread or process.
+        """
+        self.check_process()
+        if asyncio.get_running_loop() is not self.loop:
+            raise LocalProtocolError("this socket belongs to another event loop, which runs no more; make a new one")
+
+    def run(self, work: Callable[Concatenate[float, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``work(now, ...)`` returns; its events are told at once, and its output leaves when the loop turns.
+
+        Raises:
+            Reentered: a signal handler interrupted this socket at work.
+            SocketClosed: the driver has been stopped.
+            LocalProtocolError: in a child process, or on another thread.
+        """
+        self.check_process()
+        if self._busy:
+            raise Reentered
+        try:
+            self._busy = True
+            if self.stopped:
+                raise SocketClosed("the socket is closed")
+            now = monotonic()
+            result = work(now, *args, **kwargs)
+            self._tell(now)
+        except BaseException as error:
+            self._interrupted(error)
+            raise
+        finally:
+            self._busy = False
+        self._calls += 1
+        if self._flushing is None:
+            self._flush_soon()
+        return result
+
+    def peek(self, look: Callable[Concatenate[float, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``look(now, ...)`` returns. For reading only; works after :meth:`stop` too.
+
+        Raises:
+            Reentered, LocalProtocolError: as :meth:`run`.
+        """
+        self.check_process()
+        if self._busy:
+            raise Reentered
+        return look(monotonic(), *args, **kwargs)
+
+    @property
+    def is_crowded(self) -> bool:
+        """True if there were many calls in this turn of the loop: others, and this driver, should have theirs."""
+        return self._calls >= _CALLS
+
+    def adopt(self) -> None:
+        """Belong to the calling thread from now on: the loop runs no more."""
+        self._thread = threading.get_ident()
+
+    async def wait_until(
+        self, check: Callable[[float], T | None], topics: Sequence[Hashable], deadline: float | None
+    ) -> T | None:
+        """What ``check(now)`` returns as soon as that is not None, or None when ``deadline`` has passed.
+
+        ``check`` is called at once and whenever one of ``topics`` was woken. What it does is done in the step in which
+        this returns: a task that is cancelled while it waits has done nothing.
+
+        Args:
+            deadline: ``time.monotonic()`` seconds, or None to wait for ever.
+        """
+        while True:
+            result = self.run(check)
+            remaining = None if deadline is None else deadline - monotonic()
+            if result is not None or (remaining is not None and remaining <= 0):
+                return result
+            waiter = Waiter(self.loop)
+            self.topics.add(topics, waiter)
+            try:
+                await waiter.sleep(remaining)
+            finally:
+                self.topics.discard(topics, waiter)
+
+    def _tell(self, now: float) -> None:
+        """Hand on what the endpoint has to tell."""
+        while (event := self.endpoint.next_event()) is not None:
+            try:
+                self._on_event(event, now)
+            except Exception as error:
+                self._fault("event", error)
+
+    def _interrupted(self, error: BaseException) -> None:
+        """``error`` left a call to the endpoint half done."""
+        if not isinstance(error, Exception) or isinstance(error, MemoryError | RecursionError):
+            # Half-changed state must not be gone on with: the endpoint gives up the session it touched.
+            self.endpoint.handle_interrupted(monotonic())
+        if self._flushing is None and not self.stopped:
+            self._flush_soon()
+
+    # --- callbacks of the loop ---
+
+    def _flush_soon(self) -> None:
+        if not self.loop.is_closed():
+            self._flushing = self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """What came of all calls of this turn: seal and send, start jobs, set the timer."""
+        self._flushing = None
+        self._calls = 0
+        self._work(self._nothing)
+
+    def _nothing(self, now: float) -> None:
+        pass
+
+    def _work(self, work: Callable[[float], None]) -> None:
+        """Do ``work(now)`` and all that follows it."""
+        if self.stopped or self._busy:
+            return
+        try:
+            self._busy = True
+            work(monotonic())
+            self._transmit(monotonic())  # no earlier than what ``work`` was done at
+            self._start_jobs()
+            self._set_timer()
+        except Exception as error:
+            self._fault("loop", error)
+            if self._flushing is None:  # an endpoint that fails at each turn must not take a core
+                self._flushing = self.loop.call_later(_RETRY, self._flush)
+        except BaseException as error:
+            self._interrupted(error)
+            raise
+        finally:
+            self._busy = False
+        self._on_output()
+
+    def _on_readable(self) -> None:
+        self._work(self._read)
+
+    def _read(self, now: float) -> None:
+        """Read and handle what has come, as much as one turn takes."""
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+        limit = now + _HOLD
+        endpoint, receive_batch = self.endpoint, self.transport.receive_batch
+        for _ in range(_BURST):
+            batch = receive_batch()
+            if batch is None:
+                endpoint.handle_burst_end(now)
+                break
+            buffer, segment_size, source = batch
+            try:
+                endpoint.handle_batch(buffer, segment_size, source, now)
+            except Exception as error:
+                self._fault("batch", error)
+            now = monotonic()
+            if now >= limit:
+                self._reading = self.loop.call_soon(self._on_readable)
+                break
+        else:
+            # The transport may hold more than its descriptor tells.
+            self._reading = self.loop.call_soon(self._on_readable)
+        self._tell(now)
+
+    def _transmit(self, now: float) -> None:
+        """Seal and send what the window allows, as much as one turn takes."""
+        limit = now + _HOLD
+        poll_transmit, send_batch = self.endpoint.poll_transmit, self.transport.send_batch
+        while not self._blocked:
+            transmit, self._rest = self._rest, None
+            if transmit is None:
+                transmit = poll_transmit(now)
+                if transmit is None:
+                    break
+            payload, segment_size, destination = transmit
+            sent = send_batch(payload, segment_size, destination)
+            if sent < len(payload):
+                self._rest = transmit._replace(payload=payload[sent:])
+                self._blocked = True
+                self.loop.add_writer(self.transport.fileno(), self._on_writable)
+                break
+            now = monotonic()
+            if now >= limit:
+                if self._flushing is None:
+                    self._flush_soon()
+                break
+        self._tell(now)
+
+    def _on_writable(self) -> None:
+        self.loop.remove_writer(self.transport.fileno())
+        self._blocked = False
+        self._work(self._nothing)
+
+    def _set_timer(self) -> None:
+        """Be called again when the endpoint wants it; a timer that comes too early costs less than setting another."""
+        deadline = self.endpoint.next_timer()
+        if deadline is None or deadline >= self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = min(self._span, max(_TICK, deadline - monotonic()))
+        self._timer_at = monotonic() + delay
+        self._timer = self.loop.call_later(delay, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._timer_at = inf
+        self._work(self._handle_timer)
+
+    def _handle_timer(self, now: float) -> None:
+        endpoint = self.endpoint
+        asleep = time_asleep()
+        if asleep - self._asleep >= _ASLEEP:
+            endpoint.handle_resumed(asleep - self._asleep, now)
+        self._asleep = asleep
+        deadline = endpoint.next_timer()
+        if deadline is not None and deadline <= now:
+            endpoint.handle_timer(now)
+        self._tell(now)
+
+    # --- key agreement, in the executor ---
+
+    def _start_jobs(self) -> None:
+        while self._jobs < _JOBS and (job := self.endpoint.next_job()) is not None:
+            try:
+                future = self.loop.run_in_executor(None, job.run)
+            except RuntimeError:  # it was shut down, as it is when a loop ends; the handshake is tried again
+                self.drops["no_executor"] += 1
+                return
+            self._jobs += 1
+            future.add_done_callback(functools.partial(self._on_job_done, job))
+
+    def _on_job_done(self, job: Any, future: asyncio.Future[None]) -> None:
+        self._jobs -= 1
+        if not future.cancelled():
+            error = future.exception()
+            if error is None:
+                self._work(functools.partial(self._finish_job, job))
+                return
+            if isinstance(error, Exception):
+                self._fault("job", error)
+        self._work(self._nothing)
+
+    def _finish_job(self, job: Any, now: float) -> None:
+        self.endpoint.finish_job(job, now)
+        self._tell(now)
+
+    # --- faults and the end ---
+
+    def _fault(self, where: str, error: Exception) -> None:
+        self.drops["internal_error"] += 1
+        if self._fault_rate():
+            info = (type(error), error, error.__traceback__)
+            log.error("! internal error (%s): this is a bug in srmudp, please report it", where, exc_info=info)
+
+    def transmit_now(self) -> bool:
+        """Send what there is, without waiting for the loop to turn. True if nothing is left."""
+        if not self.stopped and not self._busy:
+            try:
+                self._busy = True
+                self._transmit(monotonic())
+            finally:
+                self._busy = False
+        return self._rest is None and not self._blocked
+
+    def stop(self) -> None:
+        """Leave the loop, close the transport and refuse further calls. Idempotent, never waits."""
+        if self.stopped:
+            return
+        self.stopped = True
+        self.topics.wake_all()
+        if not self.loop.is_closed():
+            self.loop.remove_reader(self.transport.fileno())
+            self.loop.remove_writer(self.transport.fileno())
+        for handle in (self._flushing, self._reading, self._timer):
+            if handle is not None:
+                handle.cancel()
+        self._rest = None
+        self.transport.close()
+
+    def abandon(self) -> None:
+        """In a child after ``fork``: give up keys and descriptor. The loop's own state is the parent's as well."""
+        self.stopped = True
+        self.transport.close()
+        del self.endpoint

@@ -1,0 +1,392 @@
+"""A socket run by an event loop, apart from its face: sending, receiving, peers, closing.
+
+:class:`Engine` joins the household (what a socket does), the driver (the loop), the inbox and the hooks (delivery) and
+the resolver. Callbacks of the loop lead to it and not to its face, so that a face that is dropped without ``close()``
+is noticed by the garbage collector.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ...exceptions import SocketClosed
+from ...models import Address, Message, PeerEvent, PeerId, PeerStatus
+from ...protocol.events import Failure
+from .. import lifetime
+from ..addresses import Target
+from ..household import IDLE, PEERS, ROOM, Household, Letter
+from ..known_peers import KnownPeers
+from .delivery import Delivery, Inbox
+from .driver import Driver
+from .hooks import Hooks, ask
+from .resolver import Resolver
+
+if TYPE_CHECKING:
+    from ...config import Config
+    from ...peers.endpoint import Endpoint
+    from ...transports.base import Transport
+
+Accept = Callable[[PeerId, str, Address], bool | Awaitable[bool | None] | None]
+"""Decides on a stranger from its proven key, the name it claims and its address; may be awaited. None: later."""
+
+log = logging.getLogger("srmudp.sockets")
+
+_FLUSH_LOOK = 0.25
+"""Seconds between looks at what is pending while closing: peers also fall out of the count by mere passing of time."""
+_CLOSE_FRAMES = 0.2
+"""Seconds the sealed goodbyes may wait for room in the system's buffer."""
+_CLOSE_LOOK = 0.002
+"""Seconds between looks whether they have gone."""
+_HOOK_JOIN = 1.0
+"""Seconds ``close`` waits for a hook that does not return."""
+
+
+class Engine:
+    """One open socket of the running loop; :meth:`start` first."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        transport: Transport,
+        config: Config,
+        *,
+        timeout: float,
+        span: float = inf,
+        accept: Accept | None = None,
+        known: KnownPeers | None = None,
+        getaddrinfo: Callable[..., Awaitable[Sequence[tuple[Any, ...]]]] | None = None,
+    ) -> None:
+        self.timeout = timeout
+        self.peer_id = endpoint.peer_id
+        self.local_address = transport.local_address()
+        self.house: Household[Delivery] = Household(endpoint, config, self, Delivery, known)
+        self.driver = Driver(endpoint, transport, self.house.on_event, self.house.tell_news, span)
+        self.inbox = Inbox(self.driver.loop)
+        self.hooks = Hooks(self.driver, self.inbox)
+        self.resolver = Resolver(self.driver.loop, self.house.hosts_of, self._resolved, self._unresolved, getaddrinfo)
+        # What the household asks of its shell.
+        self.wake = self.driver.topics.wake
+        self.deliver = self.hooks.deliver
+        self.announce = self.hooks.announce
+        self.resolve = self.resolver.want
+        self._accept = accept
+        self._pid = os.getpid()
+        self._saving: asyncio.Future[None] | None = None
+        self._save_again = False
+        self._closers = 0
+        self._flush_until = inf
+        self._ended = False
+        self._finished = False
+
+    @property
+    def closing(self) -> bool:
+        """True from the beginning of :meth:`close` on."""
+        return self.house.closing
+
+    def start(self) -> None:
+        """Begin to read. Called once.
+
+        Raises:
+            LocalProtocolError: this kind of event loop cannot watch a UDP socket.
+        """
+        self.driver.start()
+        lifetime.opened(self)
+        if self._accept is not None or self.house.known is not None:
+            self.hooks.start()
+
+    def check_process(self) -> None:
+        """Return quietly on the thread and in the process that made the socket.
+
+        Raises:
+            LocalProtocolError: this is another one.
+        """
+        self.driver.check_process()
+
+    @property
+    def is_foreign(self) -> bool:
+        """True in a child made by ``fork``."""
+        return self._pid != os.getpid()
+
+    def __repr__(self) -> str:
+        if self.is_foreign:
+            state = "of the parent process"
+        else:
+            state = "closed" if self._finished else "closing" if self.closing else "open"
+        peers = len(self.house.targets)
+        return f"<aio.MultiHolepunchSocket {state} {self.local_address} peers={peers} peer_id={self.peer_id}>"
+
+    # --- events ---
+
+    def decide(self, event: PeerEvent) -> None:
+        """Have the application asked about a stranger, if it wants to be; see :class:`Shell`."""
+        if self._accept is not None:
+            self.hooks.call(functools.partial(self._decide, event))
+
+    async def _decide(self, event: PeerEvent) -> None:
+        accept, peer_id, address = self._accept, event.peer_id, event.address
+        if accept is None or peer_id is None or address is None:
+            return
+        allow = await ask(lambda: accept(peer_id, event.peer, address))
+        if allow is not None:
+            self.admit(peer_id, allow)
+
+    def admit(self, peer_id: PeerId, allow: bool) -> None:
+        """The application has decided on a stranger."""
+        self.driver.run(self.house.admit, peer_id, allow)
+
+    def remember(self, name: str) -> None:
+        """Have the key of a peer written down; see :class:`Shell`."""
+        self.hooks.call(functools.partial(self._remember, name))
+
+    def _remember(self, name: str) -> None:
+        self.house.note_key(name, self.statuses().get(name))
+        self._save_soon()
+
+    def _save_soon(self) -> None:
+        """Have the known peers written by the executor; one writing at a time, and then what came meanwhile."""
+        known = self.house.known
+        self._save_again = self._saving is not None
+        if known is None or not known.is_dirty or self._save_again or self._finished:
+            return
+        try:
+            self._saving = self.driver.loop.run_in_executor(None, self.house.save_known)
+        except RuntimeError:  # it was shut down; close() writes
+            return
+        self._saving.add_done_callback(self._on_saved)
+
+    def _on_saved(self, saving: asyncio.Future[None]) -> None:
+        self._saving = None
+        if not saving.cancelled() and self._save_again:
+            self._save_soon()
+
+    # --- peers ---
+
+    def add(self, targets: Mapping[str, Target]) -> None:
+        """Add peers, all of them or, with an exception, none.
+
+        Raises:
+            ValueError: a name is taken by another PeerId, or there would be too many peers.
+            SocketClosed: too late.
+        """
+        merged = {name: self.house.with_known(name, target) for name, target in targets.items()}
+        self.driver.run(self.house.add, merged)
+        for name, target in merged.items():
+            if target.hosts:
+                self.resolver.want(name)
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove peers, all of them or, if one is unknown, none.
+
+        Raises:
+            UnknownPeer: nobody has that name.
+        """
+        self.driver.run(self.house.remove, names)
+
+    def trust(self, name: str, peer_id: PeerId | None) -> None:
+        """Pin ``name`` to ``peer_id`` or to the key it has."""
+        self.driver.run(self.house.trust, name, peer_id)
+        if self.house.known is not None:
+            self.house.note_pin(name, peer_id, self.statuses().get(name))
+            self._save_soon()
+
+    def forget(self, name: str) -> None:
+        """Undo a first use, here and in the known-peers file."""
+        self.check_process()
+        if self.house.forget_known(name):
+            self._save_soon()
+            if name not in self.statuses():
+                return  # only the file knew it
+        self.driver.run(self.house.forget, name)
+
+    def statuses(self) -> dict[str, PeerStatus]:
+        """A snapshot of all peers."""
+        return self.driver.peek(self.house.statuses)
+
+    async def wait_connected(self, names: Sequence[str] | None, timeout: float | None) -> bool:
+        """True once all ``names`` (None: all added) are connected, False if the time is over or the socket closes."""
+        self.driver.check_loop()
+        try:
+            look = functools.partial(self.house.are_connected, names=names)
+            return bool(await self.driver.wait_until(look, (PEERS,), _deadline(timeout)))
+        except SocketClosed:
+            return False
+
+    def _resolved(self, name: str, hosts: Sequence[tuple[str, int]], addresses: list[Address]) -> None:
+        self.driver.run(self.house.set_addresses, name, hosts, addresses)
+
+    def _unresolved(self, name: str, hosts: Sequence[tuple[str, int]], reason: str) -> None:
+        self.driver.run(self.house.note_unresolved, name, hosts, reason)
+
+    # --- sending ---
+
+    async def send(self, letter: Letter, recipient: str | Sequence[str] | None, timeout: float | None) -> Delivery:
+        """Queue a message; see ``MultiHolepunchSocket.send``."""
+        driver, house = self.driver, self.house
+        driver.check_loop()
+        house.check_size(letter)
+        if driver.is_crowded:
+            await asyncio.sleep(0)
+        if isinstance(recipient, str):
+            delivery = driver.run(house.send_one, recipient, letter)
+            if delivery is not None:
+                return delivery
+            names, delivery = [recipient], Delivery()
+        else:
+            names, left_out = driver.run(house.address, recipient)
+            delivery = Delivery(left_out)
+        timeout = self.timeout if timeout is None else timeout
+        waiting: list[str] = []
+        failure = Failure.QUEUE_FULL
+        try:
+            driver.run(house.queue_some, delivery, names, waiting, letter)
+            if waiting and timeout > 0:
+                attempt = functools.partial(house.queue_waiting, delivery=delivery, waiting=waiting, letter=letter)
+                await driver.wait_until(attempt, (ROOM,), _deadline(timeout))
+        except SocketClosed:
+            known = delivery.pending | delivery.delivered | delivery.failed.keys()
+            if not known:
+                raise
+            waiting, failure = [name for name in names if name not in known], Failure.CLOSED
+        except asyncio.CancelledError as error:
+            error.add_note(f"send() was cancelled; not queued for: {', '.join(map(repr, waiting))}")
+            raise
+        driver.peek(house.fail, delivery, waiting, failure)
+        house.check_sent(delivery, names, letter, timeout)
+        return delivery
+
+    # --- receiving ---
+
+    async def receive(self, timeout: float | None) -> Message | None:
+        """The oldest message not taken, or None when the time is over or the socket closed."""
+        driver, inbox = self.driver, self.inbox
+        driver.check_loop()
+        if driver.is_crowded:
+            await asyncio.sleep(0)
+        letter = inbox.get_now()
+        if letter is None and timeout != 0:
+            letter = await inbox.get(timeout)
+        if letter is None:
+            return None
+        # Nothing is waited for from here on: a task that is cancelled has not taken it.
+        message, arrived = letter
+        try:
+            driver.run(self.house.taken, arrived)
+        except SocketClosed:
+            return None
+        except BaseException:  # Ctrl-C: the program never saw it
+            inbox.put_back(letter)
+            raise
+        return message
+
+    def drops(self) -> dict[str, int]:
+        """Why input was discarded and output refused, counted since the socket was made."""
+        drops = self.driver.peek(lambda now: self.driver.endpoint.drops + self.driver.drops)
+        for name, count in list(self.driver.transport.errors.items()):
+            drops[f"transport_{name}"] += count
+        return dict(drops)
+
+    # --- the end ---
+
+    async def close_gently(self, timeout: float | None = None) -> None:
+        """Flush, say goodbye, leave the loop; see ``MultiHolepunchSocket.close``."""
+        if self.is_foreign or self._finished:
+            return
+        if self.driver.loop.is_closed():
+            self.driver.adopt()
+            self.release()
+            return
+        self.driver.check_loop()
+        self._flush_until = min(self._flush_until, monotonic() + (self.timeout if timeout is None else timeout))
+        self.house.closing = True
+        self.inbox.close()
+        self.driver.topics.wake_all()  # also other tasks that close: they may have to hurry now
+        if self._closers and self.hooks.is_current_task():
+            return  # the one that closes waits for this hook to return
+        self._closers += 1
+        hurry = False
+        try:
+            while monotonic() < self._flush_until:
+                limit = min(self._flush_until, monotonic() + _FLUSH_LOOK)
+                if await self.driver.wait_until(self._is_flushed, (IDLE,), limit):
+                    break
+            # First of all: what a hook is at now counts as taken when it returns, and the goodbye tells what was taken.
+            await self.hooks.stop(_HOOK_JOIN)
+            await self.resolver.stop()
+            self._say_goodbye()
+            limit = monotonic() + _CLOSE_FRAMES
+            while not self.driver.transmit_now() and monotonic() < limit:
+                await asyncio.sleep(_CLOSE_LOOK)
+            self._save_soon()
+            if self._saving is not None:
+                await asyncio.wait({self._saving})
+        except SocketClosed:
+            pass  # another task, that closes as well, was faster
+        except BaseException:
+            hurry = True
+            raise
+        finally:
+            self._closers -= 1
+            if not (hurry and self._closers):  # else: the others take their time
+                self.release()
+
+    def _is_flushed(self, now: float) -> bool | None:
+        return True if self.house.is_flushed(now) or now >= self._flush_until else None
+
+    def _say_goodbye(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self.house.tell_undelivered(self.driver.run(self.house.end))
+            self.driver.transmit_now()
+
+    def close(self, timeout: float | None = None) -> None:
+        """For the end of the program, on another thread or outside the loop: flush if the loop still runs."""
+        if self.driver.loop.is_running():
+            closing = asyncio.run_coroutine_threadsafe(self.close_gently(timeout), self.driver.loop)
+            with contextlib.suppress(TimeoutError):
+                closing.result(timeout)
+        else:
+            self.driver.adopt()
+            self.release()
+
+    def release(self) -> None:
+        """Say goodbye and release everything at once, whatever is still to be delivered. Needs no running loop."""
+        if self._finished or self.is_foreign:
+            return
+        self.house.closing = True
+        self._finished = True
+        self.inbox.close()
+        try:
+            self._say_goodbye()
+        finally:
+            self.driver.peek(self.house.fail_rest)
+            self.hooks.cancel()
+            self.resolver.cancel()
+            self.driver.stop()
+            self.house.save_known()
+            lifetime.closed(self)
+
+    def abandon(self) -> None:
+        """Close without flushing, when the loop turns; for finalizers, which run anywhere."""
+        self.house.closing = True
+        if self.driver.loop.is_closed():
+            self.driver.adopt()
+            self.release()
+        else:
+            self.driver.loop.call_soon_threadsafe(self.release)
+
+    def forget_after_fork(self) -> None:
+        """In the child: drop keys and descriptor; seals and sends nothing, leaves the loop alone."""
+        self.house.abandon()
+        self.driver.abandon()
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else monotonic() + timeout

@@ -1,0 +1,279 @@
+""":class:`MultiHolepunchSocket` for asyncio: the socket of the same name, run by the event loop instead of threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Self, TypeVar
+
+from ...config import Config
+from ...crypto.keys import Identity
+from ...models import Message
+from ..addresses import PeerSpec
+from ..arguments import check_timeout, letter_of, names_of, prepare, recipients_of
+from ..face import Face
+from ..hooks import EventHook, MessageHook
+from .delivery import Delivery
+from .engine import Accept, Engine
+
+M = TypeVar("M", bound=MessageHook)
+E = TypeVar("E", bound=EventHook)
+
+
+class MultiHolepunchSocket(Face):
+    """Authenticated, encrypted, reliable messages between this program and many named peers, over one UDP port.
+
+    To be made, used and closed in one event loop, the one that runs when it is made; no thread is started. What does
+    not wait is an ordinary method and may be called from callbacks of the loop as well. Other threads use
+    ``asyncio.run_coroutine_threadsafe`` and ``loop.call_soon_threadsafe``. After ``os.fork()`` the child's copy is
+    dead: ``close`` does nothing there and all else raises :class:`LocalProtocolError`. It cannot be copied or pickled.
+
+    Args:
+        port: local UDP port; 0 lets the system choose (see :attr:`port`).
+        peers: as for :meth:`add_peers`.
+        host: local address to bind; ``""`` means all, IPv6 and IPv4 where the system has both. A name is looked up
+            here and now, which takes its time; an address is not.
+        name: what we call ourselves to peers, at most 64 bytes of UTF-8. Not a proof of anything.
+        identity: who we are: None for a new key that lasts as long as this socket, a path to a key file that is
+            loaded or made, or an ``Identity``.
+        known_peers: path of a file in which the keys of added peers are kept, so that a name means the same key
+            tomorrow.
+        accept: whether peers that were not added may connect: False, True, or a function or coroutine function that
+            is asked with ``(peer_id, claimed name, address)``. If it returns None, :meth:`admit` is to tell later.
+        timeout: seconds. How long ``send`` waits for room, ``close`` for deliveries, and after how long a silent
+            peer is taken for lost.
+        span: seconds between checks of the connections.
+        config: limits and choices; see :class:`Config`.
+
+    Raises:
+        ValueError: an argument is out of range or a peer spec malformed; nothing is left open.
+        IdentityError: the identity or known-peers file cannot be used.
+        OSError: the port is taken, or the address is not ours.
+        LocalProtocolError: the running loop cannot watch a UDP socket (the Proactor loop of Windows).
+        RuntimeError: no event loop is running.
+
+    Example::
+
+        async with MultiHolepunchSocket(port=8000, peers={"bob": "bob.example:8001"}) as sock:
+            await sock.send(b"Hello, everyone!")
+            async for message in sock:
+                print(message.peer, message.content)
+    """
+
+    _engine: Engine
+
+    def __init__(
+        self,
+        port: int = 0,
+        peers: Mapping[str, PeerSpec] | None = None,
+        *,
+        host: str = "",
+        name: str | None = None,
+        identity: Identity | str | os.PathLike[str] | None = None,
+        known_peers: str | os.PathLike[str] | None = None,
+        accept: bool | Accept = False,
+        timeout: float = 21.0,
+        span: float = 3.0,
+        config: Config | None = None,
+    ) -> None:
+        parts = prepare(
+            *(port, peers),
+            host=host,
+            name=name,
+            identity=identity,
+            known_peers=known_peers,
+            accept=accept,
+            timeout=timeout,
+            span=span,
+            config=config,
+        )
+        self._name = parts.name
+        try:
+            engine = Engine(
+                parts.endpoint,
+                parts.transport,
+                parts.config,
+                timeout=timeout,
+                span=span,
+                accept=None if isinstance(accept, bool) else accept,
+                known=parts.known,
+            )
+        except BaseException:
+            parts.transport.close()
+            raise
+        try:
+            engine.add(parts.targets)  # before anything is read: a peer that punches already is no stranger
+            engine.start()
+        except BaseException:
+            engine.release()
+            raise
+        self._engine = engine
+
+    # --- connections ---
+
+    async def wait_connected(self, names: str | Iterable[str] | None = None, timeout: float | None = None) -> bool:
+        """Wait until peers are connected.
+
+        Args:
+            names: whom to wait for; None means all added peers.
+            timeout: seconds; None waits for as long as it takes, 0 only looks.
+
+        Returns:
+            True once all are; False if the time was over or the socket was closed.
+
+        Raises:
+            UnknownPeer: one of them was not added, or was removed meanwhile.
+        """
+        return await self._engine.wait_connected(None if names is None else names_of(names), check_timeout(timeout))
+
+    # --- messages ---
+
+    async def send(
+        self,
+        data: bytes | bytearray | memoryview,
+        recipient: str | Iterable[str] | None = None,
+        *,
+        channel: int = 0,
+        reliable: bool = True,
+        ttl: float | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> Delivery:
+        """Send one message. Returns once it is queued; it leaves when the loop turns, with all that was sent meanwhile.
+
+        Messages of one channel arrive in order, each once; a peer that is not connected yet gets them when it is.
+        A task that is cancelled while this waits for room: to one recipient nothing was queued, of several those that
+        had room have it queued and the others have not (a note of the ``CancelledError`` names these).
+
+        Args:
+            data: any bytes-like object; ``bytes`` are kept by reference, anything that can change is copied.
+                ``b""`` is a message.
+            recipient: a name, several, or None for everyone: every connected peer, and every added one whose
+                connecting began less than the socket's ``timeout`` ago.
+            channel: 0 to 63; a large message in one channel does not hold up another channel.
+            reliable: False sends once and never again; such messages may be lost or overtake each other.
+            ttl: seconds after which a peer that has not taken it need not any more; the delivery then fails.
+            timeout: seconds to wait for room in a full queue; None means the socket's ``timeout``, 0 never waits.
+            priority: -128 to 127; while the network is slower than the program, the channel with the highest priority
+                waiting in it goes first, and others have to wait. Within a channel the order stays as it is. Unreliable
+                messages go before all others anyway.
+
+        Returns:
+            A :class:`Delivery`, which tells who took it; ignoring it is fine.
+
+        Raises:
+            UnknownPeer: a recipient was never added (a ``KeyError``); nothing was queued for anybody.
+            MessageTooBig: longer than ``Config.max_message_size`` (a ``ValueError``).
+            QueueFull: nobody had room in time (a ``TimeoutError``). If some had, the others are in
+                ``Delivery.failed``.
+            SocketClosed: the socket is closed (a ``ConnectionError``).
+            TypeError: ``data`` is not bytes-like.
+
+        Example::
+
+            await sock.send(b"to all")
+            await (await sock.send(b"to one", recipient="alice")).wait(5.0)
+            await sock.send(b"position", ["alice", "bob"], reliable=False)
+        """
+        letter = letter_of(data, channel, reliable, ttl, priority)
+        return await self._engine.send(letter, recipients_of(recipient), check_timeout(timeout))
+
+    async def receive(self, timeout: float | None = None) -> Message | None:
+        """The next message, from whomever it came. What it returns counts as taken: the sender is told.
+
+        A task that is cancelled while it waits here has taken nothing: the message goes to the next that receives.
+
+        Args:
+            timeout: seconds to wait; None waits for as long as it takes, 0 only looks.
+
+        Returns:
+            A :class:`Message`, or None when the time is over or the socket was closed (then at once).
+        """
+        return await self._engine.receive(check_timeout(timeout))
+
+    def __aiter__(self) -> Self:
+        """Every message from now on, until the socket is closed. Of several tasks that iterate, one gets each."""
+        return self
+
+    async def __anext__(self) -> Message:
+        message = await self._engine.receive(None)
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+    def register_message_hook(self, hook: M) -> M:
+        """Have ``hook`` given every message instead of ``receive()``. Returns it, so it can be used as a decorator.
+
+        Hooks run one after the other in one task of the socket's; they may send, close and register. Several hooks
+        all get each message, which counts as taken when the last has returned. An exception is logged and the next
+        message still comes. A queue that is full holds up that peer's messages and nobody else's.
+
+        Args:
+            hook: a function or coroutine function called with a :class:`Message` (the former holds up the loop while it
+                runs), or an ``asyncio.Queue`` or ``queue.Queue`` the messages are put into. Registering it again
+                changes nothing.
+
+        Raises:
+            TypeError: neither.
+        """
+        self._engine.check_process()
+        self._engine.hooks.add_message_hook(hook)
+        return hook
+
+    def unregister_message_hook(self, hook: MessageHook) -> None:
+        """Undo :meth:`register_message_hook`. Without hooks, messages go to ``receive()`` again.
+
+        Raises:
+            ValueError: it is not registered.
+        """
+        self._engine.hooks.remove_message_hook(hook)
+
+    def on_event(self, hook: E) -> E:
+        """Have ``hook`` given every :class:`PeerEvent` from now on; in the same task as message hooks.
+
+        Args:
+            hook: a function or coroutine function called with the event, or a queue it is put into (dropped and
+                counted while that is full).
+
+        Returns:
+            ``hook``, so that this can be used as a decorator.
+
+        Raises:
+            TypeError: it is neither.
+        """
+        self._engine.check_process()
+        self._engine.hooks.add_event_hook(hook)
+        return hook
+
+    def off_event(self, hook: EventHook) -> None:
+        """Undo :meth:`on_event`.
+
+        Raises:
+            ValueError: it is not registered.
+        """
+        self._engine.hooks.remove_event_hook(hook)
+
+    # --- the end ---
+
+    async def close(self, timeout: float | None = None) -> None:
+        """Deliver what is pending, say goodbye, leave the loop and free the port.
+
+        Idempotent; may be called from several tasks and from a hook. From its beginning ``receive()`` returns None and
+        ``send()`` raises. What was not delivered fails in its :class:`Delivery` and is logged as a count. A task that
+        is cancelled here ends the waiting and closes at once, unless another task is closing as well.
+
+        Args:
+            timeout: seconds to wait for deliveries at most; None means the socket's ``timeout``, 0 does not wait.
+                It ends as soon as everything is delivered.
+        """
+        await self._engine.close_gently(check_timeout(timeout))
+
+    async def __aenter__(self) -> Self:
+        self._engine.check_process()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close(None if kind is None else 0.0)
