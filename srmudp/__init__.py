@@ -27,8 +27,25 @@ from .exceptions import (
 )
 from .models import Address, EventKind, Message, Peer, PeerEvent, PeerId, PeerState, PeerStats, PeerStatus, Trust
 from .sockets.delivery import Delivery
+from .sockets.flavours import find_ecdhe_curve as find_ecdhe_curve
+from .sockets.flavours import get_formal_address_format, get_mtu_linux
 from .sockets.multi import MultiHolepunchSocket
+from .sockets.reliable import SecureReliableSocket
 from .transports.impaired import impaired
+from .wire.srudp import CONTROL_ACK as CONTROL_ACK
+from .wire.srudp import CONTROL_BCT as CONTROL_BCT
+from .wire.srudp import CONTROL_EOF as CONTROL_EOF
+from .wire.srudp import CONTROL_FIN as CONTROL_FIN
+from .wire.srudp import CONTROL_PSH as CONTROL_PSH
+from .wire.srudp import CONTROL_RTM as CONTROL_RTM
+from .wire.srudp import CYC_INT0 as CYC_INT0
+from .wire.srudp import FLAG_NAMES as FLAG_NAMES
+from .wire.srudp import MAX_RETRANSMIT_LIMIT as MAX_RETRANSMIT_LIMIT
+from .wire.srudp import SEND_BUFFER_SIZE as SEND_BUFFER_SIZE
+from .wire.srudp import WINDOW_MAX_SIZE as WINDOW_MAX_SIZE
+from .wire.srudp import CycInt as CycInt
+from .wire.srudp import Packet, bin2packet, packet2bin
+from .wire.srudp import packet_struct as packet_struct
 
 __version__ = "0.1.0"
 
@@ -45,6 +62,7 @@ __all__ = [
     "Message",
     "MessageTooBig",
     "MultiHolepunchSocket",
+    "Packet",
     "Peer",
     "PeerEvent",
     "PeerId",
@@ -53,12 +71,17 @@ __all__ = [
     "PeerStatus",
     "QueueFull",
     "RemoteProtocolError",
+    "SecureReliableSocket",
     "SocketClosed",
     "SrmudpError",
     "Trust",
     "UnknownPeer",
     "__version__",
+    "bin2packet",
+    "get_formal_address_format",
+    "get_mtu_linux",
     "impaired",
+    "packet2bin",
 ]
 
 logging.getLogger("srmudp").addHandler(logging.NullHandler())

@@ -29,6 +29,7 @@ EXPORTED = [
     "Message",
     "MessageTooBig",
     "MultiHolepunchSocket",
+    "Packet",
     "Peer",
     "PeerEvent",
     "PeerId",
@@ -37,12 +38,17 @@ EXPORTED = [
     "PeerStatus",
     "QueueFull",
     "RemoteProtocolError",
+    "SecureReliableSocket",
     "SocketClosed",
     "SrmudpError",
     "Trust",
     "UnknownPeer",
     "__version__",
+    "bin2packet",
+    "get_formal_address_format",
+    "get_mtu_linux",
     "impaired",
+    "packet2bin",
 ]
 
 SIGNATURES = {
@@ -218,9 +224,10 @@ EXAMPLES = [
 
 @pytest.mark.parametrize(("name", "example"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
 def test_examples_are_valid_and_use_what_there_is(name: str, example: str) -> None:
+    kind = srmudp.SecureReliableSocket if name.startswith("SecureReliableSocket") else MultiHolepunchSocket
     for node in ast.walk(ast.parse(example)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "sock":
-            assert hasattr(MultiHolepunchSocket, node.attr), node.attr
+            assert hasattr(kind, node.attr), node.attr
         if isinstance(node, ast.Name) and node.id[0].isupper() and node.id != "Counter":
             assert hasattr(srmudp, node.id), node.id
 

@@ -18,6 +18,8 @@ from .household import Letter
 from .known_peers import KnownPeers
 
 if TYPE_CHECKING:
+    import socket
+
     from ..transports.base import Transport
 
 
@@ -44,8 +46,12 @@ def prepare(
     timeout: float,
     span: float,
     config: Config | None,
+    sock: socket.socket | None = None,
 ) -> Parts:
     """Check the arguments of a socket, as ``MultiHolepunchSocket`` has them, and bind its port.
+
+    Args:
+        sock: a bound UDP socket to take over, in place of ``host`` and ``port``.
 
     Raises:
         ValueError: an argument is out of range or a peer spec malformed; nothing is left open.
@@ -72,7 +78,7 @@ def prepare(
     targets = parse_peers({} if peers is None else peers, identity.peer_id)
     known = None if known_peers is None else KnownPeers(known_peers)
     policy = {False: AcceptPolicy.NOBODY, True: AcceptPolicy.EVERYBODY}
-    udp = UdpTransport(host, port, gso=config.gso, socket_buffer=config.socket_buffer)
+    udp = UdpTransport(host, port, gso=config.gso, socket_buffer=config.socket_buffer, sock=sock)
     transport: Transport = udp
     try:
         config = replace(config, socket_buffer=max(udp.receive_buffer, 4096))

@@ -1,0 +1,196 @@
+"""An engine with one peer: what a ``SecureReliableSocket`` stands on.
+
+Methods whose first argument is ``now`` are called under the endpoint lock, and so is what :class:`~.household.Shell`
+names.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from ..exceptions import SocketClosed
+from ..models import Address, EventKind, Message, PeerEvent, PeerId, PeerStatus
+from ..protocol.events import MessageArrived
+from .engine import Engine
+from .household import ROOM
+
+if TYPE_CHECKING:
+    from .arguments import Parts
+
+log = logging.getLogger("srmudp.sockets")
+
+Letter = tuple[Message, MessageArrived]
+
+DATA: Final = 0
+"""The channel of streams and messages."""
+BROADCASTS: Final = 1
+"""The channel of broadcasts, which are unreliable."""
+PIECE: Final = 65_536
+"""Bytes of a stream sent as one message. After one of just this length more of the same call follows."""
+LOOK_AGAIN: Final[Letter] = (Message(b"", "", 0.0), MessageArrived("", PeerId(bytes(32)), 0, b"", None))
+"""Put into the inbox to have whoever waits there leave it."""
+_SMALL: Final = 1024
+"""Bytes of a message that may wait for others when many are sent in a row."""
+
+
+class Line(Engine):
+    """Messages to and from one peer. Thread-safe; :meth:`start` first.
+
+    Args:
+        peer: the name of the one peer in ``parts``.
+        stays: whether it is waited for when it goes; otherwise the line ends then.
+        is_stream: whether its messages are pieces of a stream.
+    """
+
+    flush_look = 0.005
+
+    def __init__(self, parts: Parts, peer: str, *, timeout: float, span: float, stays: bool, is_stream: bool) -> None:
+        super().__init__(parts.endpoint, parts.transport, parts.config, timeout=timeout, span=span, known=parts.known)
+        self.peer = peer
+        self.stays = stays
+        self.established = False
+        self.ended = False
+        self.address: Address | None = None
+        self.their_id: PeerId | None = None
+        self.on_broadcast: Callable[[Message], bool] | None = None
+        """Called on the hook thread with each broadcast; False if it is for the reader after all."""
+        self.after_round: Callable[[], None] | None = None
+        """Called without the lock whenever there may be something to read, room to send, or the end may have come."""
+        self._is_stream = is_stream
+        self._amid = False  # more of the stream's last call follows
+        self._left: deque[Letter] = deque()  # what had come and was not read when the line ended
+        self.deliver = self._deliver
+        self.announce = self._announce
+
+    # --- events, under the lock ---
+
+    def _deliver(self, message: Message, arrived: MessageArrived) -> None:
+        if self.ended:
+            return
+        if message.channel == BROADCASTS:
+            if self.on_broadcast is not None:
+                self.hooks.call(functools.partial(self._hand_broadcast, message, arrived))
+                return
+            self._deliver_broadcast(message, arrived)
+        else:
+            self._amid = len(message.content) == PIECE
+            self.hooks.deliver(message, arrived)
+
+    def _deliver_broadcast(self, message: Message, arrived: MessageArrived) -> None:
+        if self._is_stream and (self._amid or not message.content):
+            # In the middle of what one call has sent it would tear that apart; and it may be lost.
+            self.driver.drops["broadcast_amid_stream"] += 1
+            self.driver.endpoint.message_taken(arrived, monotonic())
+        else:
+            self.hooks.deliver(message, arrived)
+
+    def _hand_broadcast(self, message: Message, arrived: MessageArrived) -> None:
+        """On the hook thread."""
+        hook = self.on_broadcast
+        try:
+            if hook is not None and hook(message):
+                self.driver.note(self.house.taken, arrived)
+            else:
+                self.driver.run(lambda now: self._deliver_broadcast(message, arrived))
+        except SocketClosed:
+            pass
+
+    def _announce(self, event: PeerEvent) -> None:
+        kind = event.kind
+        if kind in (EventKind.CONNECTED, EventKind.RECONNECTED):
+            if kind is EventKind.RECONNECTED and not self.stays:
+                self._end()  # a stream that began elsewhere cannot be gone on with
+                return
+            self.established = True
+        elif kind in (EventKind.LOST, EventKind.REFUSED, EventKind.REMOVED):
+            was, self.established = self.established, False
+            if was and not self.stays:
+                self._end()
+        if kind in (EventKind.CONNECTED, EventKind.RECONNECTED, EventKind.ROAMED):
+            self.address = event.address
+        if event.peer_id is not None:
+            self.their_id = event.peer_id
+        self.hooks.announce(event)
+
+    def _end(self) -> None:
+        self.established = False
+        self.ended = True
+        self._left.extend(self.inbox.drain())
+        self.abandon()
+
+    def _after_round(self) -> None:
+        super()._after_round()
+        if self.after_round is not None:
+            self.after_round()
+
+    # --- reading ---
+
+    def fetch(self, timeout: float | None) -> Letter | None:
+        """As of any engine; after the end, what had come before."""
+        letter = None if self.ended else super().fetch(timeout)
+        if letter is None and self.ended and self._left:
+            return self._left.popleft()
+        return letter
+
+    @property
+    def is_over(self) -> bool:
+        """True if nothing will ever come that :meth:`fetch` does not give now."""
+        return (self.ended or self.closing) and not self._left
+
+    # --- writing ---
+
+    def push(self, content: bytes, channel: int = DATA, reliable: bool = True) -> None:
+        """Send one message, waiting for room for as long as it takes.
+
+        Raises:
+            ConnectionAbortedError: not connected, or not any more.
+            MessageTooBig: larger than we or the peer take.
+        """
+        if not self.try_push(content, channel, reliable):
+            attempt = functools.partial(self._queue, content=content, channel=channel, reliable=reliable)
+            try:
+                self.driver.wait_until(attempt, (ROOM,), None)
+            except SocketClosed:
+                raise _disconnected() from None
+
+    def try_push(self, content: bytes, channel: int = DATA, reliable: bool = True) -> bool:
+        """As :meth:`push`, but False if there is no room now; :attr:`after_round` is called when there is."""
+        run = self.driver.run_gathering if len(content) <= _SMALL else self.driver.run
+        try:
+            return run(self._queue, content, channel, reliable) is not None
+        except SocketClosed:
+            raise _disconnected() from None
+
+    def _queue(self, now: float, content: bytes, channel: int, reliable: bool) -> bool | None:
+        if not self.established or self.closing:
+            raise _disconnected()
+        endpoint = self.driver.endpoint
+        if reliable and not endpoint.has_room(self.peer, len(content)):
+            return None
+        endpoint.send_message(self.peer, content, channel=channel, reliable=reliable, ttl=None, now=now)
+        return True
+
+    # --- the rest ---
+
+    @property
+    def status(self) -> PeerStatus | None:
+        """How things stand with the peer."""
+        return self.statuses().get(self.peer)
+
+    def _is_flushed(self, now: float) -> bool | None:
+        """What has reached the other machine is read there when its program likes: nobody waits for that."""
+        if not self.established or self.driver.endpoint.has_arrived(self.peer):
+            return True
+        if now < self._flush_until:
+            return None
+        log.warning("! closed before all that was sent had arrived")
+        return True
+
+
+def _disconnected() -> ConnectionAbortedError:
+    return ConnectionAbortedError("disconnected")

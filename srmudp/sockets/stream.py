@@ -1,0 +1,192 @@
+"""The stream end of a ``SecureReliableSocket``: bytes in, bytes out, whatever messages they travel in.
+
+A thread in ``recv`` takes messages straight from the line, and reads the UDP port itself while it waits. Only when the
+application asks for a descriptor the stream goes through a :class:`~.bridge.Bridge`, from then on for good.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from .driver import Reentered
+from .line import LOOK_AGAIN, PIECE
+
+if TYPE_CHECKING:
+    from .bridge import Bridge
+    from .line import Letter, Line
+
+
+class StreamEnd:
+    """One end of a stream. Thread-safe."""
+
+    def __init__(self, line: Line, bridge: Bridge) -> None:
+        self._line = line
+        self._bridge = bridge
+        self._reading = threading.RLock()
+        self._rest: memoryview | None = None  # of a message that was read in part
+        self._letter: Letter | None = None
+        self._read_ended = False  # the peer writes no more
+        self._bridged = False
+        self._writing = threading.Lock()
+        self._writer: int | None = None  # the thread that has it
+        self._write_ended = False
+
+    # --- reading ---
+
+    def recv(self, size: int, timeout: float | None) -> bytes | None:
+        """At most ``size`` bytes, ``b""`` at the end. None if the stream goes through the pair.
+
+        Args:
+            timeout: seconds; None waits for as long as it takes, 0 only looks.
+
+        Raises:
+            BlockingIOError: nothing is there and ``timeout`` is 0.
+            TimeoutError: nothing came in time.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        if not self._reading.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
+            raise _late(timeout)
+        try:
+            while not self._bridged:
+                rest = self._rest
+                if rest is not None:
+                    return self._take(rest, size)
+                if self._read_ended:
+                    return b""
+                letter = self._line.fetch(None if deadline is None else max(0.0, deadline - monotonic()))
+                if letter is LOOK_AGAIN:
+                    continue
+                if letter is None:
+                    if self._line.is_over:
+                        return b""
+                    raise _late(timeout)
+                content = letter[0].content
+                if not content:
+                    self._read_ended = True  # the peer writes no more
+                elif size < len(content):
+                    self._rest, self._letter = memoryview(content), letter
+                    continue
+                self._line.note_taken(letter)
+                if content:
+                    return content
+            return None
+        finally:
+            self._reading.release()
+
+    def _take(self, rest: memoryview, size: int) -> bytes:
+        """The next bytes of a message; it is taken with the last."""
+        if size < len(rest):
+            self._rest = rest[size:]
+            return rest[:size].tobytes()
+        letter, self._rest, self._letter = self._letter, None, None
+        if letter is not None:
+            self._line.note_taken(letter)
+        return rest.tobytes()
+
+    def stop_reading(self) -> None:
+        """What comes from now on is of no interest."""
+        self._read_ended = True
+        self._line.inbox.put(LOOK_AGAIN)
+
+    # --- the descriptor ---
+
+    def use_bridge(self) -> None:
+        """From now on the stream goes through the pair. Any number of times."""
+        if self._bridged:
+            return
+        self._bridged = True
+        self._line.inbox.put(LOOK_AGAIN)  # who waits there now leaves and lets go of the lock
+        with self._reading:
+            if not self._bridge.is_serving:
+                rest, letter, self._rest, self._letter = self._rest, self._letter, None, None
+                self._bridge.start(self._line, rest, letter)
+
+    # --- writing ---
+
+    def send_all(self, data: memoryview) -> None:
+        """Send ``data``, waiting for room as long as it takes; nothing of other calls gets in between.
+
+        Raises:
+            ConnectionAbortedError: not connected any more.
+            BrokenPipeError: after :meth:`stop_writing`.
+        """
+        me = threading.get_ident()
+        if self._writer == me:
+            raise Reentered  # a signal handler: what it sends would get into the midst of what it interrupted
+        with self._writing:
+            try:
+                self._writer = me
+                self._check_writable()
+                if self._bridged:
+                    self._bridge.wait_drained()
+                for piece in _pieces(data):
+                    self._line.push(piece)
+            finally:
+                self._writer = None
+
+    def send_some(self, data: memoryview, through_pair: Callable[[memoryview], int]) -> int:
+        """Send of ``data`` what there is room for at once.
+
+        Args:
+            through_pair: writes into the outer end of the pair without waiting; used when there is no room, so that
+                the descriptor is not writable either while that lasts.
+
+        Raises:
+            BlockingIOError: there is no room at all.
+            ConnectionAbortedError, BrokenPipeError: as :meth:`send_all`.
+        """
+        self._check_writable()
+        if self._writing.acquire(blocking=False):
+            try:
+                sent = 0
+                if not self._bridged or self._bridge.is_drained:
+                    for piece in _pieces(data):
+                        if not self._line.try_push(piece):
+                            break
+                        sent += len(piece)
+                if sent:
+                    return sent
+            finally:
+                self._writing.release()
+        self.use_bridge()
+        return self._bridge.write(through_pair, data)
+
+    def stop_writing(self) -> None:
+        """Tell the peer that nothing more comes; it can go on sending."""
+        if not self._write_ended:
+            with self._writing:
+                if self._bridged:
+                    self._bridge.wait_drained()
+                self._write_ended = True
+                self._line.push(b"")
+
+    def _check_writable(self) -> None:
+        if self._write_ended:
+            raise BrokenPipeError("shut down for writing")
+        if not self._line.established:
+            raise ConnectionAbortedError("disconnected")
+
+
+def _pieces(data: memoryview) -> Iterator[bytes]:
+    """``data`` in messages. All but the last have the length that says so."""
+    size = len(data)
+    if size < PIECE:
+        whole = data.obj
+        yield whole if type(whole) is bytes and len(whole) == size else data.tobytes()
+        return
+    start = 0
+    while size - start > PIECE:
+        yield data[start : start + PIECE].tobytes()
+        start += PIECE
+    if size - start == PIECE:
+        yield data[start : size - 1].tobytes()
+        start = size - 1
+    yield data[start:].tobytes()
+
+
+def _late(timeout: float | None) -> OSError:
+    return BlockingIOError(errno.EAGAIN, "nothing has come yet") if timeout == 0 else TimeoutError("timed out")

@@ -1,0 +1,82 @@
+"""srmudp as a stream of bytes: :class:`SecureReliableSocket` in the form of srudp, with ``sendall`` and ``recv``."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from tests.benchmarks.adapters.base import Blocking, Job, Pipe
+from tests.benchmarks.adapters.srmudp import FAST, no_fast
+from tests.benchmarks.parts import Frames, framed
+
+READ = 256 * 1024
+
+
+class StreamPipe(Pipe):
+    """A connection; messages are cut out of the stream as any program has to do it."""
+
+    def __init__(self, sock: Any) -> None:
+        self.sock = sock
+        self._frames = Frames()
+        self._inbox: deque[bytearray] = deque()
+
+    def send(self, message: bytes) -> None:
+        self.sock.sendall(framed(message))
+
+    def receive(self, timeout: float) -> bytearray | None:
+        deadline = time.monotonic() + timeout
+        while not self._inbox:
+            self.sock.settimeout(max(0.001, deadline - time.monotonic()))
+            try:
+                data = self.sock.recv(READ)
+            except TimeoutError:
+                return None
+            if not data:
+                return None
+            self._inbox.extend(self._frames.feed(data))
+        return self._inbox.popleft()
+
+    def flush(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while self.sock.status.queued and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def facts(self) -> dict[str, Any]:
+        stats = self.sock.status.stats
+        return {"mtu": self.sock.mtu_size, "datagrams": stats.datagrams_sent, "lost": stats.datagrams_lost}
+
+
+def meet(job: Job, address: tuple[str, int]) -> Pipe:
+    """Both ends name one port; on one machine the second takes the one beside it."""
+    from srmudp import Config, SecureReliableSocket
+
+    sock = SecureReliableSocket(flavour="stream", config=Config(backend=job.options["backend"]))
+    sock.connect(address)
+    return StreamPipe(sock)
+
+
+def listen(job: Job, ready: Callable[[], None]) -> Pipe:
+    ready()
+    return meet(job, job.rx if job.rx[0] == job.tx[0] else (job.tx[0], job.rx[1]))
+
+
+def connect(job: Job) -> Pipe:
+    return meet(job, job.rx)
+
+
+ADAPTERS = (
+    Blocking(
+        "srmudp, fast, a stream",
+        listen,
+        connect,
+        why_not=no_fast,
+        standard=True,
+        workloads=("bulk", "pingpong"),
+        options=FAST,
+    ),
+)
