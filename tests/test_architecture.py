@@ -18,7 +18,7 @@ MAX_LINES = 800
 
 GROUND = frozenset({"exceptions", "config", "models", "trace"})
 ROOT = frozenset({"__init__", "__main__", "aio"})
-APPLICATIONS = frozenset({"gossip", "chat", "cli"})
+APPLICATIONS = frozenset({"gossip", "chat", "cli", "files"})
 BELOW_SOCKETS = frozenset({"wire", "crypto", "protocol", "nat", "peers", "transports", "rendezvous", "gate"})
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
