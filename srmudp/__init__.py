@@ -16,6 +16,7 @@ from .crypto.keys import Identity
 from .exceptions import (
     AuthenticationError,
     DecodeError,
+    DiscoveryFailed,
     IdentityError,
     LocalProtocolError,
     MessageTooBig,
@@ -25,7 +26,21 @@ from .exceptions import (
     SrmudpError,
     UnknownPeer,
 )
-from .models import Address, EventKind, Message, Peer, PeerEvent, PeerId, PeerState, PeerStats, PeerStatus, Trust
+from .models import (
+    Address,
+    EventKind,
+    Message,
+    NatBehaviour,
+    Peer,
+    PeerEvent,
+    PeerId,
+    PeerState,
+    PeerStats,
+    PeerStatus,
+    PublicAddress,
+    SeenAddress,
+    Trust,
+)
 from .sockets.delivery import Delivery
 from .sockets.flavours import find_ecdhe_curve as find_ecdhe_curve
 from .sockets.flavours import get_formal_address_format, get_mtu_linux
@@ -55,6 +70,7 @@ __all__ = [
     "Config",
     "DecodeError",
     "Delivery",
+    "DiscoveryFailed",
     "EventKind",
     "Identity",
     "IdentityError",
@@ -62,6 +78,7 @@ __all__ = [
     "Message",
     "MessageTooBig",
     "MultiHolepunchSocket",
+    "NatBehaviour",
     "Packet",
     "Peer",
     "PeerEvent",
@@ -69,9 +86,11 @@ __all__ = [
     "PeerState",
     "PeerStats",
     "PeerStatus",
+    "PublicAddress",
     "QueueFull",
     "RemoteProtocolError",
     "SecureReliableSocket",
+    "SeenAddress",
     "SocketClosed",
     "SrmudpError",
     "Trust",

@@ -28,6 +28,18 @@ MAX_MTU = 65_507
 """The largest UDP payload over IPv4."""
 
 
+STUN_PORT = 3478
+"""Where STUN servers listen (RFC 8489 section 18.6)."""
+
+STUN_SERVERS = (
+    "stun.l.google.com:19302",
+    "stun.cloudflare.com:3478",
+    "stun.nextcloud.com:3478",
+    "stun.sipgate.net:3478",
+)
+"""Public servers of four operators that ``discover()`` asks when it is given none. Nothing else ever asks them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Limits and choices of one socket. Immutable, so it may be shared by sockets and threads.

@@ -9,6 +9,7 @@
     ├── UnknownPeer          KeyError         a name nobody was added under
     ├── MessageTooBig        ValueError       a message above max_message_size
     ├── QueueFull            TimeoutError     no room in a peer's queue
+    ├── DiscoveryFailed      OSError          no server told us our public address
     ├── LocalProtocolError   RuntimeError     a call that makes no sense in this state
     ├── RemoteProtocolError                   an authenticated peer broke the protocol
     └── SocketClosed         ConnectionError  the socket was closed
@@ -47,6 +48,10 @@ class MessageTooBig(SrmudpError, ValueError):
 
 class QueueFull(SrmudpError, TimeoutError):
     """A peer's send queue had no room for the message in the time allowed."""
+
+
+class DiscoveryFailed(SrmudpError, OSError):
+    """No STUN server told us our public address. The text says why of each, and what to try."""
 
 
 class LocalProtocolError(SrmudpError, RuntimeError):

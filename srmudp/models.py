@@ -166,6 +166,7 @@ class PeerStatus(Mapping[str, Any]):
         queued: bytes of messages not yet taken by the peer.
         last_seen: seconds since the last authentic packet, or None.
         failure: why it is not connected, in words, or None.
+        observed: our own address as the peer sees it, or None; its word alone, so no proof.
     """
 
     name: str
@@ -179,6 +180,7 @@ class PeerStatus(Mapping[str, Any]):
     queued: int = 0
     last_seen: float | None = None
     failure: str | None = None
+    observed: Address | None = None
     stats: PeerStats = field(default_factory=PeerStats)
 
     @property
@@ -225,6 +227,73 @@ _STATUS_KEYS = (
     *(f.name for f in fields(PeerStatus)),
     *("established", "authenticated", "pinned", "first_use", "matched_by_ip"),
 )
+
+
+class NatBehaviour(Enum):
+    """How a NAT treats a socket (RFC 4787): which outside address it gives it, and whom it lets in."""
+
+    ENDPOINT_INDEPENDENT = "endpoint-independent"
+    """One outside address for all; whoever knows it gets in. The same as without a NAT."""
+    ADDRESS_DEPENDENT = "address-dependent"
+    """Another one for each host we send to; only hosts we sent to get in."""
+    ADDRESS_AND_PORT_DEPENDENT = "address-and-port-dependent"
+    """Another one for each port too; only addresses and ports we sent to get in."""
+    UNKNOWN = "unknown"
+    """Not enough was seen to tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublicAddress:
+    """What ``discover()`` found: where this socket is seen from outside. ``str()`` gives it as ``"host:port"``.
+
+    Attributes:
+        ipv4: the address over IPv4, or None. Of several the one most servers saw.
+        ipv6: the same over IPv6.
+        mapping: how the NAT gives out addresses (over IPv4, where that was asked). Only an endpoint-independent one
+            is of use to others as it is.
+        filtering: whom the NAT lets in.
+        translated: whether there is a NAT that changes our address; None if nobody can tell.
+        answers: server to the address it saw.
+        failures: server, as it was given, to the reason why it did not help.
+    """
+
+    ipv4: Address | None = None
+    ipv6: Address | None = None
+    mapping: NatBehaviour = NatBehaviour.UNKNOWN
+    filtering: NatBehaviour = NatBehaviour.UNKNOWN
+    translated: bool | None = None
+    answers: Mapping[Address, Address] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def address(self) -> Address:
+        """The one to tell others first: IPv4 where there is one.
+
+        Raises:
+            ValueError: there is none.
+        """
+        address = self.ipv4 or self.ipv6
+        if address is None:
+            raise ValueError("no address was found")
+        return address
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+
+@dataclass(frozen=True, slots=True)
+class SeenAddress:
+    """An address at which others say they see this socket.
+
+    Attributes:
+        address: the address.
+        witnesses: who says so: ``"stun 192.0.2.1:3478"`` or ``"peer bob"``.
+        confirmed: witnesses in two networks agree. One alone may err or lie.
+    """
+
+    address: Address
+    witnesses: tuple[str, ...]
+    confirmed: bool
 
 
 class EventKind(StrEnum):

@@ -107,6 +107,7 @@ def make_node(
     timer_lag: float = 0.0,
     job_delay: float = 0.0,
     max_mtu: int = 1200,
+    serve_stun: bool = False,
 ) -> SimNode:
     """An Endpoint attached to a host of the net; the host is made if there is none of that name.
 
@@ -117,6 +118,7 @@ def make_node(
         claimed: the name it says it has.
         max_mtu: no discovery by default, so that long messages travel in records of many segments.
         behind, on_event, gro, timer_lag, job_delay: as for :class:`SimNet`.
+        serve_stun: as for the endpoint.
     """
     if name not in net.hosts:
         net.add_host(name, ip, behind=behind)
@@ -130,6 +132,7 @@ def make_node(
         timeout=timeout,
         name=claimed,
         accept=accept,
+        serve_stun=serve_stun,
     )
     return net.attach(endpoint, name, port, on_event=on_event, gro=gro, timer_lag=timer_lag, job_delay=job_delay)
 

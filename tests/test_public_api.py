@@ -22,6 +22,7 @@ EXPORTED = [
     "Config",
     "DecodeError",
     "Delivery",
+    "DiscoveryFailed",
     "EventKind",
     "Identity",
     "IdentityError",
@@ -29,6 +30,7 @@ EXPORTED = [
     "Message",
     "MessageTooBig",
     "MultiHolepunchSocket",
+    "NatBehaviour",
     "Packet",
     "Peer",
     "PeerEvent",
@@ -36,9 +38,11 @@ EXPORTED = [
     "PeerState",
     "PeerStats",
     "PeerStatus",
+    "PublicAddress",
     "QueueFull",
     "RemoteProtocolError",
     "SecureReliableSocket",
+    "SeenAddress",
     "SocketClosed",
     "SrmudpError",
     "Trust",
@@ -53,7 +57,7 @@ EXPORTED = [
 
 SIGNATURES = {
     "__init__": "(port=0, peers=None, *, host='', name=None, identity=None, known_peers=None, accept=False, "
-    "timeout=21.0, span=3.0, config=None)",
+    "serve_stun=False, timeout=21.0, span=3.0, config=None)",
     "send": "(data, recipient=None, *, channel=0, reliable=True, ttl=None, timeout=None, priority=0)",
     "receive": "(timeout=None)",
     "add_peers": "(peers)",
@@ -69,11 +73,12 @@ SIGNATURES = {
     "on_event": "(hook)",
     "off_event": "(hook)",
     "wait_connected": "(names=None, timeout=None)",
+    "discover": "(servers=None, timeout=5.0)",
     "getsockname": "()",
     "fileno": "()",
     "close": "(timeout=None)",
 }
-PROPERTIES = {"connections_status", "drops", "is_closed", "name", "peer_id", "port"}
+PROPERTIES = {"addresses", "connections_status", "drops", "is_closed", "name", "peer_id", "port"}
 
 MUST_SAY = {
     "add_peers": ("ValueError", "SocketClosed", "background"),
@@ -84,6 +89,7 @@ MUST_SAY = {
     "admit": ("SocketClosed",),
     "verification_code": ("UnknownPeer", "LocalProtocolError"),
     "wait_connected": ("seconds", "UnknownPeer"),
+    "discover": ("seconds", "DiscoveryFailed", "ValueError", "SocketClosed", "STUN_SERVERS"),
     "send": (
         *("UnknownPeer", "MessageTooBig", "QueueFull", "SocketClosed", "TypeError", "ValueError", "seconds"),
         *("0 to 63", "bytes"),

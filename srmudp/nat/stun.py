@@ -7,7 +7,7 @@ that was used; everything else is a counted drop and the transaction goes on.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Final, NamedTuple
@@ -64,16 +64,16 @@ class StunClient:
     Args:
         random: cryptographic randomness.
         drops: discarded input is counted here.
-
-    Attributes:
-        out: datagrams to be sent and where to.
+        send: takes a datagram and where it goes.
     """
 
-    def __init__(self, random: Callable[[int], bytes], drops: Counter[str]) -> None:
+    def __init__(
+        self, random: Callable[[int], bytes], drops: Counter[str], send: Callable[[bytes, Address], None]
+    ) -> None:
         self._random = random
         self._drops = drops
+        self._send = send
         self._open: dict[bytes, _Transaction] = {}
-        self.out: deque[tuple[bytes, Address]] = deque()
 
     def ask(self, server: Address, on_end: Callable[[Outcome], None], now: float) -> bytes:
         """Ask a server for our address; ``on_end`` is called once, during a later call.
@@ -89,7 +89,7 @@ class StunClient:
         transaction_id = self._random(TRANSACTION_ID)
         request = StunMessage(StunClass.REQUEST, transaction_id).encode()
         transaction = self._open[transaction_id] = _Transaction(server, request, on_end, now)
-        self._send(transaction, now)
+        self._transmit(transaction, now)
         return transaction_id
 
     def cancel(self, transaction_id: bytes) -> None:
@@ -111,7 +111,7 @@ class StunClient:
                 self._drops["stun_bad_answer"] += 1
                 return
             mapped, failure = None, f"it answered with error {message.error[0]}"
-        elif mapped is None or not _is_sound(mapped, source) or not OBSOLETE.issuperset(message.not_understood):
+        elif mapped is None or not is_sound(mapped, source) or not OBSOLETE.issuperset(message.not_understood):
             self._drops["stun_bad_answer"] += 1
             return
         del self._open[message.transaction_id]
@@ -127,21 +127,21 @@ class StunClient:
         due = [(key, transaction) for key, transaction in self._open.items() if transaction.when <= now]
         for key, transaction in due:
             if transaction.sends < SENDS:
-                self._send(transaction, now)
+                self._transmit(transaction, now)
             else:
                 del self._open[key]
                 transaction.on_end(Outcome(transaction.server, None, "it did not answer", None, None, now))
 
-    def _send(self, transaction: _Transaction, now: float) -> None:
-        self.out.append((transaction.request, transaction.server))
+    def _transmit(self, transaction: _Transaction, now: float) -> None:
+        self._send(transaction.request, transaction.server)
         transaction.sends += 1
         transaction.sent_at = now
         transaction.when = now + (transaction.wait if transaction.sends < SENDS else LAST_WAIT)
         transaction.wait *= 2
 
 
-def _is_sound(mapped: Address, server: Address) -> bool:
-    """Whether a server can have seen us there: an address of one host, of the family we used."""
+def is_sound(mapped: Address, server: Address) -> bool:
+    """Whether somebody at ``server`` can have seen us there: an address of one host, of the family we used."""
     ip, asked = ip_address(mapped.host), ip_address(server.host)
     nobody = ip.is_unspecified or ip.is_multicast or (ip.is_loopback and not asked.is_loopback)
     return ip.version == asked.version and mapped.port != 0 and not nobody

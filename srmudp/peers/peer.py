@@ -33,6 +33,7 @@ from ..wire.frames import (
     Frame,
     KeyUpdate,
     KeyUpdateReply,
+    ObservedAddress,
     PathChallenge,
     PathResponse,
     parse_frames,
@@ -87,6 +88,7 @@ class Peer:
         self.last_heard: float | None = None
         self.last_sent = now
         self.last_address: Address | None = None
+        self.observed: Address | None = None  # ours, as the peer sees it; a claim
         self.validator = PathValidator()
         self.proof: AddressProof | None = None  # until it is answered nothing but challenges goes to the path
         self.rekeying: Rekeying | None = None
@@ -137,6 +139,7 @@ class Peer:
             queued=connection.queued_bytes,
             last_seen=now - self.last_heard if self.last_heard is not None else None,
             failure=self.failure,
+            observed=self.observed,
             stats=PeerStats(
                 bytes_sent=connection.bytes_sent,
                 bytes_received=connection.bytes_received,
@@ -376,6 +379,7 @@ class Peer:
                 self.past_instances.append(agreed.hello.instance)
         self.instance = agreed.hello.instance
         self.generation = agreed.generation
+        self.observed = agreed.hello.observed
         connection.start(session, path, now)
         if old is not None:
             endpoint.forget_session(old)
@@ -476,6 +480,8 @@ class Peer:
             self._answer_key_update(frame, now)
         elif isinstance(frame, KeyUpdateReply):
             self._complete_key_update(frame)
+        elif isinstance(frame, ObservedAddress):
+            self.observed = frame.address
         elif isinstance(frame, Close):
             self._on_close(frame, now)
 
@@ -585,6 +591,7 @@ class Peer:
             # Another network: nothing measured on the old one holds (RFC 9000 section 9.4).
             self.connection.move(self._new_path(address, now))
         self.last_address = address
+        self.connection.signal(ObservedAddress(address))
         self.emit(EventKind.ROAMED, address, "")
 
     def _new_path(self, address: Address, now: float) -> Path:

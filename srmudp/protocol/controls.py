@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from ..wire.frames import Frame, Grant, Ping, Taken, Window, Withdrawn, ack_eliciting, serialise
+from ..wire.frames import Frame, Grant, ObservedAddress, Ping, Taken, Window, Withdrawn, ack_eliciting, serialise
 from .receiving import ReceiveHalf
 from .sending import SendHalf
 
@@ -29,7 +29,7 @@ class Controls:
         delay: seconds that news waits for company.
     """
 
-    __slots__ = ("_delay", "_receiving", "_sending", "_window", "at", "frames", "urgent")
+    __slots__ = ("_delay", "_receiving", "_sending", "_window", "at", "frames", "observed", "urgent")
 
     def __init__(self, sending: SendHalf, receiving: ReceiveHalf, window: int, delay: float) -> None:
         self._sending = sending
@@ -40,6 +40,8 @@ class Controls:
         """Those of the owner, in order."""
         self.urgent = False
         """True if a record must leave for them."""
+        self.observed: ObservedAddress | None = None
+        """The newest one: an older one that was lost is not worth repeating."""
         self.at: float | None = None
         """When news becomes urgent."""
 
@@ -47,6 +49,8 @@ class Controls:
         """Have a frame sent with the next record, which leaves at once."""
         self.frames.append(frame)
         self.urgent = True
+        if isinstance(frame, ObservedAddress):
+            self.observed = frame
 
     def soon(self, now: float) -> None:
         """There is news."""
@@ -71,7 +75,9 @@ class Controls:
             channel = self._sending.channels.get(frame.channel)
             if channel is not None and channel.started and channel.started[0].sequence <= frame.sequence:
                 self._sending.withdrawals[(frame.channel, frame.sequence)] = None
-        elif not isinstance(frame, (Ping, Window)):
+        elif not isinstance(frame, (Ping, Window)) and not (
+            isinstance(frame, ObservedAddress) and frame is not self.observed
+        ):
             self.frames.append(frame)
 
     def on_timer(self, now: float) -> None:

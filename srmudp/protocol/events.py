@@ -66,4 +66,9 @@ class ResolveWanted:
     peer: str
 
 
-Event = PeerEvent | MessageArrived | MessageSettled | RoomFreed | ResolveWanted
+@dataclass(frozen=True, slots=True)
+class ServerAnswered:
+    """A question to a STUN server ended, or what was asked in one call may be taken for settled."""
+
+
+Event = PeerEvent | MessageArrived | MessageSettled | RoomFreed | ResolveWanted | ServerAnswered

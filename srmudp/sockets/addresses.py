@@ -109,12 +109,13 @@ def parse_target(name: str, spec: object, own: PeerId | None = None) -> Target:
     Raises:
         ValueError: it cannot be used; the text names the peer and the part.
     """
+    what = f"peer {name!r}"
     entries: Iterable[object]
     peer_id: PeerId | None = None
     if isinstance(spec, Peer):
         peer_id, given = spec.peer_id, spec.addresses
         if peer_id is not None and not isinstance(peer_id, PeerId):
-            _refuse(name, peer_id, "peer_id must be a PeerId; PeerId.parse(text) makes one")
+            _refuse(what, peer_id, "peer_id must be a PeerId; PeerId.parse(text) makes one")
         entries = [given] if _is_single(given) else list(given)
     elif isinstance(spec, list):
         entries = spec
@@ -123,23 +124,43 @@ def parse_target(name: str, spec: object, own: PeerId | None = None) -> Target:
     addresses: dict[Address, None] = {}
     hosts: dict[tuple[str, int], None] = {}
     for entry in entries:
-        pin, host, port = _split(name, entry)
+        pin, host, port = _split(what, entry)
         if pin is not None:
             if peer_id is not None and pin != peer_id:
-                _refuse(name, entry, "two different PeerIds for one peer")
+                _refuse(what, entry, "two different PeerIds for one peer")
             peer_id = pin
-        literal = _literal(name, entry, host)
+        literal = _literal(what, entry, host)
         if literal is None:
             hosts[host.rstrip(".").lower(), port] = None
         else:
             addresses[Address(literal, port)] = None
     if not addresses and not hosts and not isinstance(spec, Peer):
-        _refuse(name, spec, "no address given")
+        _refuse(what, spec, "no address given")
     if len(addresses) + len(hosts) > MAX_ADDRESSES:
-        raise ValueError(f"peer {name!r}: more than {MAX_ADDRESSES} addresses")
+        raise ValueError(f"{what}: more than {MAX_ADDRESSES} addresses")
     if own is not None and peer_id == own:
-        raise ValueError(f"peer {name!r}: this is the PeerId of this socket itself")
+        raise ValueError(f"{what}: this is the PeerId of this socket itself")
     return Target(tuple(addresses), tuple(hosts), peer_id)
+
+
+def parse_server(spec: object, port: int) -> Address | tuple[str, int]:
+    """A server: its address, or host name and port.
+
+    Args:
+        spec: ``"host:port"``, ``"host"``, ``"[v6]:port"``, ``"[v6]"`` or ``(host, port)``.
+        port: where none is given.
+
+    Raises:
+        ValueError: it cannot be used; the text says why.
+    """
+    what = "server"
+    if isinstance(spec, str) and (":" not in spec or spec.strip().endswith("]")):
+        spec = f"{spec.strip()}:{port}"
+    pin, host, port = _split(what, spec)
+    if pin is not None:
+        _refuse(what, spec, "servers have no PeerId")
+    literal = _literal(what, spec, host)
+    return (host.rstrip(".").lower(), port) if literal is None else Address(literal, port)
 
 
 def _is_single(given: object) -> bool:
@@ -149,68 +170,68 @@ def _is_single(given: object) -> bool:
     )
 
 
-def _split(name: str, entry: object) -> tuple[PeerId | None, str, int]:
+def _split(what: str, entry: object) -> tuple[PeerId | None, str, int]:
     """Pin, host text without brackets, and port."""
     if isinstance(entry, tuple):
         if len(entry) != 2:
-            _refuse(name, entry, "an address is (host, port)")
+            _refuse(what, entry, "an address is (host, port)")
         host, port = entry
         if isinstance(host, ipaddress.IPv4Address | ipaddress.IPv6Address):
             host = str(host)
         if not isinstance(host, str):
-            _refuse(name, entry, "the host must be str")
+            _refuse(what, entry, "the host must be str")
         if isinstance(port, bool) or not isinstance(port, int):
-            _refuse(name, entry, "the port must be int")
+            _refuse(what, entry, "the port must be int")
         host = host.strip()
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
-        return None, host, _port(name, entry, port)
+        return None, host, _port(what, entry, port)
     if not isinstance(entry, str):
-        _refuse(name, entry, "not an address: expected 'host:port', '[v6]:port' or (host, port)")
+        _refuse(what, entry, "not an address: expected 'host:port', '[v6]:port' or (host, port)")
     pin, text = None, entry.strip()
     if "@" in text:
         before, _, text = text.rpartition("@")
         try:
             pin = PeerId.parse(before)
         except IdentityError as error:
-            _refuse(name, entry, f"before '@': {error}")
+            _refuse(what, entry, f"before '@': {error}")
     if text.startswith("["):
         host, bracket, port_text = text[1:].rpartition("]:")
         if not bracket or ":" not in host:
-            _refuse(name, entry, "expected '[IPv6 address]:port'")
+            _refuse(what, entry, "expected '[IPv6 address]:port'")
     else:
         host, colon, port_text = text.rpartition(":")
         if not colon:
-            _refuse(name, entry, "no port; expected 'host:port'")
+            _refuse(what, entry, "no port; expected 'host:port'")
         if ":" in host:
-            _refuse(name, entry, "an IPv6 address needs brackets: '[address]:port'")
+            _refuse(what, entry, "an IPv6 address needs brackets: '[address]:port'")
     if not (port_text.isascii() and port_text.isdigit() and len(port_text) <= 5):
-        _refuse(name, entry, "the port must be a number")
-    return pin, host, _port(name, entry, int(port_text))
+        _refuse(what, entry, "the port must be a number")
+    return pin, host, _port(what, entry, int(port_text))
 
 
-def _port(name: str, entry: object, port: int) -> int:
+def _port(what: str, entry: object, port: int) -> int:
     if not 1 <= port <= 65_535:
-        _refuse(name, entry, "the port must be between 1 and 65535")
+        _refuse(what, entry, "the port must be between 1 and 65535")
     return port
 
 
-def _literal(name: str, entry: object, host: str) -> str | None:
+def _literal(what: str, entry: object, host: str) -> str | None:
     """The canonical text of an IP address, or None for a well-formed host name."""
     try:
         ip = ipaddress.ip_address(host)
     except ValueError:
-        _check_host(name, entry, host)
+        _check_host(what, entry, host)
         return None
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
     if is_nobody(ip):
-        _refuse(name, entry, "no single host has this address")
+        _refuse(what, entry, "no single host has this address")
     if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None and not ip.scope_id.isdigit():
         try:
             return f"{str(ip).partition('%')[0]}%{socket.if_nametoindex(ip.scope_id)}"
         except OSError:
-            _refuse(name, entry, f"there is no network interface {ip.scope_id!r}")
+            _refuse(what, entry, f"there is no network interface {ip.scope_id!r}")
     return str(ip)
 
 
@@ -221,18 +242,18 @@ def is_nobody(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     return ip.is_unspecified or ip.is_multicast or ip == ipaddress.IPv4Address("255.255.255.255")
 
 
-def _check_host(name: str, entry: object, host: str) -> None:
+def _check_host(what: str, entry: object, host: str) -> None:
     try:
         ascii_host = host.rstrip(".").encode("idna").decode() if not host.isascii() else host.rstrip(".")
     except UnicodeError:
-        _refuse(name, entry, "not a host name")
+        _refuse(what, entry, "not a host name")
     labels = ascii_host.split(".")
     if len(ascii_host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        _refuse(name, entry, "not a host name")
+        _refuse(what, entry, "not a host name")
     if labels[-1].isdigit():
-        _refuse(name, entry, "not an IPv4 address")  # RFC 1123 section 2.1: a host name never looks like one
+        _refuse(what, entry, "not an IPv4 address")  # RFC 1123 section 2.1: a host name never looks like one
 
 
-def _refuse(name: str, entry: object, why: str) -> NoReturn:
+def _refuse(what: str, entry: object, why: str) -> NoReturn:
     shown = ascii(entry)
-    raise ValueError(f"peer {name!r}: {shown if len(shown) <= 200 else shown[:200] + '...'}: {why}")
+    raise ValueError(f"{what}: {shown if len(shown) <= 200 else shown[:200] + '...'}: {why}")

@@ -47,6 +47,7 @@ def prepare(
     span: float,
     config: Config | None,
     sock: socket.socket | None = None,
+    serve_stun: bool = False,
 ) -> Parts:
     """Check the arguments of a socket, as ``MultiHolepunchSocket`` has them, and bind its port.
 
@@ -91,6 +92,7 @@ def prepare(
             span=span,
             name=name,
             accept=policy[accept] if isinstance(accept, bool) else AcceptPolicy.ASK,
+            serve_stun=bool(serve_stun),
         )
         if config.transport is not None:
             transport = config.transport(transport)

@@ -10,9 +10,11 @@ The household's methods whose first argument is ``now`` are called under the end
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
@@ -20,14 +22,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..exceptions import SocketClosed
-from ..models import Address, Message, PeerEvent, PeerId, PeerStatus
+from ..models import Address, Message, PeerEvent, PeerId, PeerStatus, PublicAddress, SeenAddress
 from ..protocol.events import Failure, MessageArrived
 from . import lifetime
 from .addresses import Target
 from .delivery import Delivery, Inbox
+from .discovery import Search, Server
 from .driver import Driver, Reentered
 from .hooks import Hooks, ask
-from .household import IDLE, PEERS, ROOM, Household, Letter
+from .household import IDLE, PEERS, ROOM, SERVERS, Household, Letter
 from .known_peers import KnownPeers
 from .resolver import Resolver
 
@@ -85,6 +88,7 @@ class Engine:
         self.announce = self.hooks.announce
         self.resolve = self.resolver.want
         self._accept = accept
+        self._getaddrinfo = getaddrinfo or socket.getaddrinfo
         self._pid = os.getpid()
         self._closer: tuple[int, object] | None = None
         self._flush_until = inf
@@ -212,6 +216,38 @@ class Engine:
             return bool(self.driver.wait_until(look, (PEERS,), _deadline(timeout)))
         except SocketClosed:
             return False
+
+    # --- our own address ---
+
+    def discover(self, servers: Server | Iterable[Server] | None, timeout: float | None) -> PublicAddress:
+        """Where STUN servers see us; see ``MultiHolepunchSocket.discover``."""
+        driver = self.driver
+        driver.check_process()
+        search = Search(self.house, self.local_address, servers)
+        deadline = _deadline(timeout)
+        driver.run(search.ask, search.known())
+        for host in search.hosts:  # each on a thread of its own, for that may take long
+            threading.Thread(target=self._look_up, args=(search, host), name="srmudp-lookup", daemon=True).start()
+        try:
+            driver.wait_until(search.settled, (SERVERS,), deadline)
+        except BaseException:
+            with contextlib.suppress(SocketClosed):
+                driver.run(search.finish)
+            raise
+        return search.conclude(driver.run(search.finish), timeout)
+
+    def _look_up(self, search: Search, host: tuple[str, int]) -> None:
+        answers: Sequence[tuple[Any, ...]] | Exception
+        try:
+            answers = self._getaddrinfo(*host, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP)
+        except (OSError, UnicodeError) as error:
+            answers = error
+        with contextlib.suppress(SocketClosed):
+            self.driver.run(search.ask, search.looked_up(host, answers), 1)
+
+    def seen_addresses(self) -> tuple[SeenAddress, ...]:
+        """Where others see us."""
+        return self.driver.peek(self.driver.endpoint.seen_addresses)
 
     # --- names of hosts, on the resolver thread ---
 

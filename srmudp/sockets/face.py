@@ -9,7 +9,7 @@ from typing import NoReturn, Protocol
 
 from ..crypto.keys import verification_code
 from ..exceptions import LocalProtocolError, SocketClosed
-from ..models import Address, PeerId, PeerStatus
+from ..models import Address, PeerId, PeerStatus, SeenAddress
 from .addresses import PeerSpec, Target, parse_peers
 from .arguments import names_of
 from .household import check_known
@@ -32,6 +32,7 @@ class Core(Protocol):
     def forget(self, name: str) -> None: ...
     def admit(self, peer_id: PeerId, allow: bool) -> None: ...
     def statuses(self) -> dict[str, PeerStatus]: ...
+    def seen_addresses(self) -> tuple[SeenAddress, ...]: ...
     def drops(self) -> dict[str, int]: ...
     def abandon(self) -> None: ...
 
@@ -170,6 +171,14 @@ class Face:
         if self._engine.closing:
             raise SocketClosed("the socket is closed")
         return self._engine.local_address.host, self._engine.local_address.port
+
+    @property
+    def addresses(self) -> tuple[SeenAddress, ...]:
+        """Where connected peers and asked STUN servers see this socket, the best known first.
+
+        What a single one says is a claim; see :class:`SeenAddress`.
+        """
+        return self._engine.seen_addresses()
 
     @property
     def is_closed(self) -> bool:

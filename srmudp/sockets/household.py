@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from ..exceptions import LocalProtocolError, MessageTooBig, QueueFull, SocketClosed, UnknownPeer
 from ..models import Address, EventKind, Message, PeerEvent, PeerId, PeerStatus, Trust
-from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed
+from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed, ServerAnswered
 from .addresses import Target
 from .delivery import Outcome
 from .rates import RateLimit
@@ -33,6 +33,7 @@ log = logging.getLogger("srmudp.sockets")
 PEERS: Final = "peers"
 IDLE: Final = "idle"
 ROOM: Final = "room"  # of any peer, as one peer may have several names; few ever wait
+SERVERS: Final = "servers"  # of any discovery
 _KEEP = {EventKind.CONNECTED, EventKind.RECONNECTED, EventKind.PEER_CHANGED, EventKind.ROAMED}
 
 
@@ -127,6 +128,8 @@ class Household(Generic[D]):
             target = self.targets.get(event.peer)
             if target is not None and target.hosts:
                 self._shell.resolve(event.peer)
+        elif isinstance(event, ServerAnswered):
+            self._shell.wake(SERVERS)
         else:
             self._on_peer_event(event)
 

@@ -36,6 +36,8 @@ from .codec import Reader, encode_address, encode_prefixed
 
 VERSION = 1
 PUNCH, PUBLIC_KEY, SHARED_KEY, COOKIE, RECORD, RESEND = 0xC1, 0xC2, 0xC3, 0xC4, 0xC5, 0xC6
+STUN_END = 4
+"""First bytes below it are STUN's (RFC 7983 section 7)."""
 
 TAG = 16
 """Bytes of an AES-GCM tag, and of the tag of a PUNCH."""
@@ -106,7 +108,7 @@ class Kind(Enum):
 
 
 _BY_FIRST_BYTE = {
-    **dict.fromkeys(range(4), Kind.STUN),  # RFC 7983 section 7
+    **dict.fromkeys(range(STUN_END), Kind.STUN),
     PUNCH: Kind.PUNCH,
     PUBLIC_KEY: Kind.PUBLIC_KEY,
     SHARED_KEY: Kind.SHARED_KEY,

@@ -24,15 +24,16 @@ class Asker:
 
     def __init__(self) -> None:
         self.drops: Counter[str] = Counter()
-        self.client = StunClient(random.Random(1).randbytes, self.drops)
+        self.out: list[tuple[bytes, Address]] = []
+        self.client = StunClient(random.Random(1).randbytes, self.drops, lambda *sent: self.out.append(sent))
         self.ended: list[Outcome] = []
 
     def ask(self, server: Address = SERVER, now: float = 0.0) -> bytes:
         return self.client.ask(server, self.ended.append, now)
 
     def sent(self) -> list[tuple[StunMessage, Address]]:
-        taken = [(parse_stun(data), where) for data, where in self.client.out]
-        self.client.out.clear()
+        taken = [(parse_stun(data), where) for data, where in self.out]
+        self.out.clear()
         return taken
 
 

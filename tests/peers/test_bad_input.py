@@ -40,6 +40,7 @@ from srmudp.wire.packet import (
     cut_record,
     resend_segment,
 )
+from srmudp.wire.stun import StunClass, StunMessage
 from tests.endpoints import (
     Datagram,
     Recorder,
@@ -63,6 +64,7 @@ REASONS = frozenset(
         *("unsolicited_punch", "bad_punch", "bad_public_key", "bad_shared_key", "duplicate_handshake"),
         *("bad_tag", "replayed", "unknown_epoch", "implausible_record", "implausible_transmission"),
         *("duplicate_segment", "reassembly_full"),
+        *("stun_request", "stun_indication", "stun_unasked"),
     }
 )
 """Every reason that bad input of this file may be counted under."""
@@ -355,8 +357,11 @@ def test_every_reason_has_its_counter() -> None:
 
     table: list[tuple[bytes, str]] = [
         (b"", "empty"),
-        (b"\x00", "unknown_type"),
-        (handshake, "unknown_type"),
+        (b"\x00", "malformed"),
+        (StunMessage(StunClass.REQUEST, bytes(12)).encode(), "stun_request"),
+        (StunMessage(StunClass.INDICATION, bytes(12)).encode(), "stun_indication"),
+        (StunMessage(StunClass.SUCCESS, bytes(12), a.address).encode(), "stun_unasked"),
+        (handshake, "malformed"),
         (b"\xc0" * 200, "unknown_type"),
         (b"\xc7" * 1200, "unknown_type"),
         (bytes((PUNCH,)), "malformed"),

@@ -12,17 +12,19 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ...exceptions import SocketClosed
-from ...models import Address, Message, PeerEvent, PeerId, PeerStatus
+from ...models import Address, Message, PeerEvent, PeerId, PeerStatus, PublicAddress, SeenAddress
 from ...protocol.events import Failure
 from .. import lifetime
 from ..addresses import Target
-from ..household import IDLE, PEERS, ROOM, Household, Letter
+from ..discovery import Search, Server
+from ..household import IDLE, PEERS, ROOM, SERVERS, Household, Letter
 from ..known_peers import KnownPeers
 from .delivery import Delivery, Inbox
 from .driver import Driver
@@ -78,6 +80,7 @@ class Engine:
         self.announce = self.hooks.announce
         self.resolve = self.resolver.want
         self._accept = accept
+        self._getaddrinfo = getaddrinfo or self.driver.loop.getaddrinfo
         self._pid = os.getpid()
         self._saving: asyncio.Future[None] | None = None
         self._save_again = False
@@ -218,6 +221,42 @@ class Engine:
             return bool(await self.driver.wait_until(look, (PEERS,), _deadline(timeout)))
         except SocketClosed:
             return False
+
+    # --- our own address ---
+
+    async def discover(self, servers: Server | Iterable[Server] | None, timeout: float | None) -> PublicAddress:
+        """Where STUN servers see us; see ``MultiHolepunchSocket.discover``."""
+        driver = self.driver
+        driver.check_loop()
+        search = Search(self.house, self.local_address, servers)
+        deadline = _deadline(timeout)
+        driver.run(search.ask, search.known())
+        tasks = [driver.loop.create_task(self._look_up(search, host), name="srmudp-lookup") for host in search.hosts]
+        try:
+            await driver.wait_until(search.settled, (SERVERS,), deadline)
+        except BaseException:
+            with contextlib.suppress(SocketClosed):
+                driver.run(search.finish)
+            raise
+        finally:
+            for task in tasks:
+                task.cancel()
+        return search.conclude(driver.run(search.finish), timeout)
+
+    async def _look_up(self, search: Search, host: tuple[str, int]) -> None:
+        answers: Sequence[tuple[Any, ...]] | Exception
+        try:
+            answers = await self._getaddrinfo(*host, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP)
+        except (OSError, UnicodeError) as error:
+            answers = error
+        with contextlib.suppress(SocketClosed):
+            self.driver.run(search.ask, search.looked_up(host, answers), 1)
+
+    def seen_addresses(self) -> tuple[SeenAddress, ...]:
+        """Where others see us."""
+        return self.driver.peek(self.driver.endpoint.seen_addresses)
+
+    # --- names of hosts ---
 
     def _resolved(self, name: str, hosts: Sequence[tuple[str, int]], addresses: list[Address]) -> None:
         self.driver.run(self.house.set_addresses, name, hosts, addresses)

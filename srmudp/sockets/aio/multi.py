@@ -9,9 +9,10 @@ from typing import Self, TypeVar
 
 from ...config import Config
 from ...crypto.keys import Identity
-from ...models import Message
+from ...models import Message, PublicAddress
 from ..addresses import PeerSpec
 from ..arguments import check_timeout, letter_of, names_of, prepare, recipients_of
+from ..discovery import Server
 from ..face import Face
 from ..hooks import EventHook, MessageHook
 from .delivery import Delivery
@@ -41,6 +42,8 @@ class MultiHolepunchSocket(Face):
             tomorrow.
         accept: whether peers that were not added may connect: False, True, or a function or coroutine function that
             is asked with ``(peer_id, claimed name, address)``. If it returns None, :meth:`admit` is to tell later.
+        serve_stun: answer STUN requests (RFC 8489): whoever asks this port is told its own public address. It costs
+            little, and is limited for each network and in all.
         timeout: seconds. How long ``send`` waits for room, ``close`` for deliveries, and after how long a silent
             peer is taken for lost.
         span: seconds between checks of the connections.
@@ -73,6 +76,7 @@ class MultiHolepunchSocket(Face):
         identity: Identity | str | os.PathLike[str] | None = None,
         known_peers: str | os.PathLike[str] | None = None,
         accept: bool | Accept = False,
+        serve_stun: bool = False,
         timeout: float = 21.0,
         span: float = 3.0,
         config: Config | None = None,
@@ -87,6 +91,7 @@ class MultiHolepunchSocket(Face):
             timeout=timeout,
             span=span,
             config=config,
+            serve_stun=serve_stun,
         )
         self._name = parts.name
         try:
@@ -126,6 +131,37 @@ class MultiHolepunchSocket(Face):
             UnknownPeer: one of them was not added, or was removed meanwhile.
         """
         return await self._engine.wait_connected(None if names is None else names_of(names), check_timeout(timeout))
+
+    # --- our own address ---
+
+    async def discover(
+        self, servers: Server | Iterable[Server] | None = None, timeout: float | None = 5.0
+    ) -> PublicAddress:
+        """Ask STUN servers from which public address this very socket is seen: what to tell others who shall reach it.
+
+        All are asked at once. It returns when all have answered, and one second after the first answer in any case.
+        Nothing is ever asked unless this is called. Whoever runs a server learns this address, and no more.
+
+        Args:
+            servers: ``"host:port"``, ``"host"`` (port 3478), ``"[v6]:port"`` or ``(host, port)``, one or several (16 at
+                most); None for public ones, see ``srmudp.config.STUN_SERVERS``. It takes two on different machines to
+                tell how the NAT behaves.
+            timeout: seconds to wait for the first answer; None waits until all were given up.
+
+        Returns:
+            A :class:`PublicAddress`.
+
+        Raises:
+            DiscoveryFailed: none answered (an ``OSError``); the text says why and what to try.
+            ValueError: a server is malformed.
+            SocketClosed: the socket is closed.
+
+        Example::
+
+            public = await sock.discover()
+            print(f"I can be reached at {public}, if my router keeps to it: {public.mapping.value}")
+        """
+        return await self._engine.discover(servers, check_timeout(timeout))
 
     # --- messages ---
 

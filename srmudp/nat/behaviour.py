@@ -1,0 +1,160 @@
+"""How the NAT between us and the world behaves, in the words of RFC 4787, from what servers and peers saw of us.
+
+A mapping is compared with others only if they were seen at about the same time: a router that restarted, or forgot a
+flow that was silent, gives another port and is still no worse than it was. What agrees with the newest counts however
+old it is. So a verdict may be "unknown" again, and changes with the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_address, ip_network
+from typing import Final, NamedTuple
+
+from ..models import Address, NatBehaviour
+
+TOGETHER: Final = 10.0
+"""Seconds within which two mappings are comparable: shorter than any mapping's life met in the field (NATs of 30 s)."""
+LIFETIME: Final = 600.0
+"""Seconds after which a sample is forgotten."""
+MAX_SAMPLES: Final = 32
+"""Servers remembered; the oldest sample goes first."""
+
+_LOCAL = tuple(
+    map(
+        ip_network,
+        (
+            *("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"),
+            *("::1/128", "fc00::/7", "fe80::/10"),
+        ),
+    )
+)
+
+
+class Sample(NamedTuple):
+    """Somebody saw us.
+
+    Attributes:
+        local: our address on this machine, or None if it is not known.
+        server: who saw us: a STUN server or a peer.
+        mapped: where it saw us.
+        at: when.
+    """
+
+    local: Address | None
+    server: Address
+    mapped: Address
+    at: float
+
+
+class FilterSample(NamedTuple):
+    """Whether an answer got in that came from another address than the one asked (RFC 5780 section 4.4).
+
+    Attributes:
+        other_host: it came, or was to come, from another host; False: from another port of the same host.
+    """
+
+    other_host: bool
+    arrived: bool
+    at: float
+
+
+class NatSamples:
+    """The samples at hand and what they say. ``now`` never goes back."""
+
+    def __init__(self) -> None:
+        self._samples: dict[Address, Sample] = {}
+        self._filtering: dict[bool, FilterSample] = {}
+
+    def add(self, sample: Sample) -> None:
+        """Note a mapping. The newest of each server counts."""
+        self._samples.pop(sample.server, None)
+        if sample.local is not None:
+            # Another interface or port is another NAT, or another socket at least.
+            ours = [one for one in self._samples.values() if _version(one.server) == _version(sample.server)]
+            for one in ours:
+                if one.local not in (None, sample.local):
+                    del self._samples[one.server]
+        self._samples[sample.server] = sample
+        if len(self._samples) > MAX_SAMPLES:
+            del self._samples[next(iter(self._samples))]
+
+    def add_filtering(self, sample: FilterSample) -> None:
+        """Note whether an answer from elsewhere got in."""
+        self._filtering[sample.other_host] = sample
+
+    def recent(self, now: float) -> list[Sample]:
+        """The samples that are not too old, oldest first."""
+        for sample in list(self._samples.values()):
+            if now - sample.at > LIFETIME:
+                del self._samples[sample.server]
+        return list(self._samples.values())
+
+    def mapping(self, now: float, version: int = 4, more: Iterable[Sample] = ()) -> NatBehaviour:
+        """How ports are given out.
+
+        Args:
+            version: 4 or 6.
+            more: what peers say they saw. Weaker: counts only where servers do not tell.
+        """
+        ours = self._of(version, now)
+        if any(one.mapped == one.local and not is_local(one.mapped) for one in ours):
+            return NatBehaviour.ENDPOINT_INDEPENDENT  # nothing is translated
+        verdict = mapping_of(ours)
+        if verdict is NatBehaviour.UNKNOWN:
+            ours += [one for one in more if _version(one.server) == version and not is_local(one.mapped)]
+            verdict = mapping_of(ours)
+        return verdict
+
+    def _of(self, version: int, now: float) -> list[Sample]:
+        return [sample for sample in self.recent(now) if _version(sample.server) == version]
+
+    def filtering(self, now: float) -> NatBehaviour:
+        """What is let in."""
+        host, port = (self._filtering.get(other_host) for other_host in (True, False))
+        host, port = (None if one is None or now - one.at > LIFETIME else one for one in (host, port))
+        if host is not None and host.arrived:
+            return NatBehaviour.ENDPOINT_INDEPENDENT
+        if host is None or port is None:
+            return NatBehaviour.UNKNOWN
+        return NatBehaviour.ADDRESS_DEPENDENT if port.arrived else NatBehaviour.ADDRESS_AND_PORT_DEPENDENT
+
+    def translated(self, now: float, version: int = 4) -> bool | None:
+        """Whether our address changes on its way; None if nobody can tell."""
+        ours = [one for one in self._of(version, now) if one.local is not None]
+        ours = [one for one in ours if not is_local(one.server)] or ours
+        return ours[-1].mapped != ours[-1].local if ours else None
+
+
+def mapping_of(samples: Sequence[Sample]) -> NatBehaviour:
+    """What samples of one address family say of the mapping.
+
+    Two hosts that see two addresses do not tell whether their ports matter as well: then the worse is said, unless one
+    of them was asked at two ports and saw one address.
+    """
+    if not samples:
+        return NatBehaviour.UNKNOWN
+    newest = max(samples, key=lambda sample: sample.at)
+    comparable = [one for one in samples if newest.at - one.at <= TOGETHER or one.mapped == newest.mapped]
+    seen_by: dict[str, list[Address]] = {}
+    for sample in comparable:
+        seen_by.setdefault(sample.server.host, []).append(sample.mapped)
+    if any(len(set(mapped)) > 1 for mapped in seen_by.values()):
+        return NatBehaviour.ADDRESS_AND_PORT_DEPENDENT
+    if len(seen_by) < 2:
+        return NatBehaviour.UNKNOWN
+    if len({mapped[0] for mapped in seen_by.values()}) == 1:
+        return NatBehaviour.ENDPOINT_INDEPENDENT
+    if any(len(mapped) > 1 for mapped in seen_by.values()):
+        return NatBehaviour.ADDRESS_DEPENDENT
+    return NatBehaviour.ADDRESS_AND_PORT_DEPENDENT
+
+
+def is_local(address: Address) -> bool:
+    """True for an address that means something only on this machine, LAN or carrier's network."""
+    ip = ip_address(address.host.partition("%")[0])
+    return any(ip in network for network in _LOCAL if network.version == ip.version)
+
+
+def _version(address: Address) -> int:
+    return 6 if ":" in address.host else 4

@@ -1,0 +1,214 @@
+"""STUN on the socket that punches: what our address is by the word of servers, and the same service for others.
+
+Only addresses that the program itself named are asked. What comes in is read here once its first byte says STUN: a
+response goes to the question it answers, a request is answered if this socket serves, at a rate for each network and
+in all, for its source may be forged.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from ..models import Address, PublicAddress, SeenAddress
+from ..nat.behaviour import NatSamples, Sample
+from ..nat.stun import Outcome, StunClient, answer_to, is_sound
+from ..wire.stun import StunClass, StunMessage, parse_stun
+from .admission import prefix_of
+from .jobs import TokenBucket
+
+GRACE: Final = 1.0
+"""Seconds that the other servers have once the first one answered: one of them may be dead, or a datagram lost."""
+ANSWERS: Final = 500.0
+"""Answers to STUN requests in a second, at most 44 bytes each to an address that may be forged."""
+NETWORK_ANSWERS: Final = 5.0
+"""The same to one IPv4 address or one IPv6 /64; four times as many at once."""
+MAX_NETWORKS: Final = 1024
+"""Networks whose share is watched at a time."""
+
+
+class Discovery:
+    """The servers asked in one call, and what came of it.
+
+    Attributes:
+        outcomes: server to how its question ended.
+        looked_up: how many host names are still being looked up. The owner's.
+        stopped: it is over; nothing more is asked for it.
+    """
+
+    def __init__(self) -> None:
+        self.outcomes: dict[Address, Outcome] = {}
+        self.looked_up = 0
+        self.stopped = False
+        self.settle_at: float | None = None
+        self.open: dict[Address, bytes] = {}
+
+    def is_settled(self, now: float) -> bool:
+        """True once nothing better is to be expected."""
+        if self.stopped or (self.settle_at is not None and now >= self.settle_at):
+            return True
+        return not self.open and not self.looked_up
+
+
+class Stun:
+    """The STUN side of one endpoint. Called under the endpoint lock.
+
+    Args:
+        random: cryptographic randomness.
+        drops: discarded input is counted here.
+        send: takes a datagram and where it goes.
+        on_progress: told when a discovery may be settled.
+        serve: answer requests of others.
+    """
+
+    def __init__(
+        self,
+        random: Callable[[int], bytes],
+        drops: Counter[str],
+        send: Callable[[bytes, Address], None],
+        on_progress: Callable[[Discovery], None],
+        *,
+        serve: bool = False,
+    ) -> None:
+        self._drops = drops
+        self._send = send
+        self._on_progress = on_progress
+        self._serve = serve
+        self._client = StunClient(random, drops, send)
+        self._running: list[Discovery] = []
+        self._answers = TokenBucket(ANSWERS, ANSWERS)
+        self._networks: dict[str, TokenBucket] = {}
+        self.samples = NatSamples()
+
+    # --- what comes in
+
+    def on_datagram(self, datagram: bytes, source: Address, now: float) -> None:
+        """A datagram whose first byte is STUN's.
+
+        Raises:
+            DecodeError: it is none.
+        """
+        message = parse_stun(datagram)
+        if message.kind in (StunClass.SUCCESS, StunClass.ERROR):
+            self._client.on_response(message, source, now)
+        elif message.kind is StunClass.REQUEST and self._serve:
+            self._answer(message, source, now)
+        else:
+            self._drops["stun_request" if message.kind is StunClass.REQUEST else "stun_indication"] += 1
+
+    def _answer(self, request: StunMessage, source: Address, now: float) -> None:
+        network = prefix_of(source.host)
+        bucket = self._networks.pop(network, None) or TokenBucket(NETWORK_ANSWERS, 4 * NETWORK_ANSWERS)
+        self._networks[network] = bucket  # the least recently used goes first
+        if len(self._networks) > MAX_NETWORKS:
+            del self._networks[next(iter(self._networks))]
+        if not (bucket.take(now) and self._answers.take(now)):
+            self._drops["stun_rate"] += 1
+            return
+        self._send(answer_to(request, source), source)
+
+    # --- discovery
+
+    def ask(self, discovery: Discovery, servers: Iterable[tuple[Address, Address | None]], now: float) -> None:
+        """Ask servers, each with our own address towards it where that is known. One asked already is left out."""
+        if discovery.stopped:
+            return
+        if discovery not in self._running:
+            self._running.append(discovery)
+        for server, local in servers:
+            if server in discovery.open or server in discovery.outcomes:
+                continue
+            try:
+                discovery.open[server] = self._client.ask(server, self._ended(discovery, local), now)
+            except ValueError as error:
+                discovery.outcomes[server] = Outcome(server, None, str(error), None, None, now)
+        if discovery.is_settled(now):
+            self._on_progress(discovery)
+
+    def _ended(self, discovery: Discovery, local: Address | None) -> Callable[[Outcome], None]:
+        def ended(outcome: Outcome) -> None:
+            discovery.open.pop(outcome.server, None)
+            discovery.outcomes[outcome.server] = outcome
+            if outcome.mapped is not None:
+                self.samples.add(Sample(local, outcome.server, outcome.mapped, outcome.at))
+                if discovery.settle_at is None:
+                    discovery.settle_at = outcome.at + GRACE
+            self._on_progress(discovery)
+
+        return ended
+
+    def stop(self, discovery: Discovery, now: float) -> None:
+        """Its caller waits no longer: nothing more is sent for it."""
+        for server, transaction_id in discovery.open.items():
+            self._client.cancel(transaction_id)
+            discovery.outcomes[server] = Outcome(server, None, "it did not answer in time", None, None, now)
+        discovery.open.clear()
+        discovery.stopped = True
+        if discovery in self._running:
+            self._running.remove(discovery)
+
+    def stop_all(self, now: float) -> None:
+        """The socket closes."""
+        for discovery in list(self._running):
+            self.stop(discovery, now)
+
+    def result(self, discovery: Discovery, now: float) -> PublicAddress:
+        """What the servers said."""
+        answers = {one.server: one.mapped for one in discovery.outcomes.values() if one.mapped is not None}
+        failures = {str(one.server): one.failure for one in discovery.outcomes.values() if one.failure}
+        ipv4, ipv6 = (_most_common(answers, family) for family in (4, 6))
+        version = 6 if ipv4 is None and ipv6 is not None else 4
+        return PublicAddress(
+            ipv4,
+            ipv6,
+            self.samples.mapping(now, version),
+            self.samples.filtering(now),
+            self.samples.translated(now, version),
+            answers,
+            failures,
+        )
+
+    # --- time
+
+    def next_timer(self) -> float | None:
+        """When :meth:`on_timer` must be called."""
+        if not self._running:
+            return None
+        when = self._client.next_timer()
+        for discovery in self._running:
+            if discovery.settle_at is not None and (when is None or discovery.settle_at < when):
+                when = discovery.settle_at
+        return when
+
+    def on_timer(self, now: float) -> None:
+        """Repeat questions, and tell who has waited long enough."""
+        self._client.on_timer(now)
+        for discovery in list(self._running):
+            if discovery.settle_at is not None and discovery.settle_at <= now:
+                self.stop(discovery, now)
+                self._on_progress(discovery)
+
+    # --- what is known
+
+    def seen(self, peers: Iterable[tuple[str, Address, Address]], now: float) -> tuple[SeenAddress, ...]:
+        """Where others see us, the best known first.
+
+        Args:
+            peers: name of each connected peer, its address, and ours as it sees it.
+        """
+        witnesses: dict[Address, dict[str, str]] = {}
+        for sample in self.samples.recent(now):
+            witnesses.setdefault(sample.mapped, {})[f"stun {sample.server}"] = prefix_of(sample.server.host)
+        for name, address, observed in peers:
+            if not is_sound(observed, address):
+                continue
+            witnesses.setdefault(observed, {})[f"peer {name}"] = prefix_of(address.host)
+        seen = [SeenAddress(where, tuple(who), len(set(who.values())) > 1) for where, who in witnesses.items()]
+        return tuple(sorted(seen, key=lambda one: (not one.confirmed, -len(one.witnesses))))
+
+
+def _most_common(answers: dict[Address, Address], version: int) -> Address | None:
+    """The address that most servers saw; of several the one that was seen first."""
+    counts = Counter(mapped for mapped in answers.values() if (6 if ":" in mapped.host else 4) == version)
+    return counts.most_common(1)[0][0] if counts else None
