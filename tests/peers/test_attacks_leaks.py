@@ -106,7 +106,7 @@ def test_attack_42_the_wall_clock_is_read_for_timestamps_alone() -> None:
             readers[str(path.relative_to(PACKAGE))] = len(wall)
     room_of_readers = {name.split(os.sep)[0] for name in readers}
     assert room_of_readers <= {"sockets", "cli"}, readers
-    assert readers.get(os.path.join("sockets", "engine.py")) == 1, readers
+    assert readers.get(os.path.join("sockets", "household.py")) == 1, readers
 
 
 def test_attack_42_clock_jumps_during_a_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,11 +146,11 @@ def test_attack_42_clock_jumps_during_a_transfer(monkeypatch: pytest.MonkeyPatch
 
 def test_attack_42_clock_jumps_under_real_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attack 42: real threads and timers run on, and only the timestamp of a message follows the wall clock."""
-    from srmudp.sockets import engine
+    from srmudp.sockets import household
 
     wall = 1_000_000.0
     monkeypatch.setattr(time, "time", lambda: wall)
-    monkeypatch.setattr(engine, "time", lambda: wall)
+    monkeypatch.setattr(household, "time", lambda: wall)
     with srmudp.MultiHolepunchSocket(host="127.0.0.1") as one, srmudp.MultiHolepunchSocket(host="127.0.0.1") as two:
         one.add_peers({"two": f"127.0.0.1:{two.port}"})
         two.add_peers({"one": f"127.0.0.1:{one.port}"})
