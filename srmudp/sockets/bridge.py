@@ -170,9 +170,12 @@ class Bridge:
             self._drained.wait(1.0)
             self._drained.clear()
 
-    def finish(self, limit: float) -> None:
-        """After the outer end was closed: wait at most ``limit`` seconds until all of it is on its way."""
+    def end_writing(self) -> None:
+        """The outer end is about to be closed."""
         self._closing = True
+
+    def finish(self, limit: float) -> None:
+        """After that: wait at most ``limit`` seconds until all of what was written is on its way."""
         self._wake()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():

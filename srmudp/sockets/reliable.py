@@ -588,6 +588,7 @@ class SecureReliableSocket(StreamSurface):
                 return
             self._shut = True
         line, stream, blocks = self._line, self._stream, self.gettimeout() != 0.0
+        self._bridge.end_writing()
         with contextlib.suppress(OSError):
             super().shutdown(socket.SHUT_RDWR)  # wakes who waits in recv
         super()._real_close()  # type: ignore[misc]  # typeshed does not know it

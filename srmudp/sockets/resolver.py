@@ -148,7 +148,7 @@ class Resolver:
         self._stopping = True
         self._wanted.put(None)
         thread = self._thread
-        if thread is None:
+        if thread is None or thread.ident is None:  # another thread is just starting it: it will end at once
             return True
         if thread is not threading.current_thread():
             thread.join(max(0.0, limit))

@@ -246,3 +246,10 @@ def test_a_script_that_ends_without_close_is_flushed() -> None:
     assert "Traceback" not in result.stderr
     assert "ResourceWarning" not in result.stderr
     assert result.returncode == 0
+
+
+def test_what_another_thread_is_just_starting_is_not_waited_for(rig: Rig) -> None:
+    """It looks whether it is to end before anything else."""
+    for part in (rig.engine.hooks, rig.engine.resolver):
+        part._thread = threading.Thread()
+        assert part.stop(1.0)

@@ -327,9 +327,14 @@ def test_a_hook_that_is_set_before_connect(make: Maker) -> None:
 def test_a_broadcast_does_not_tear_what_one_call_sends(make: Maker) -> None:
     one, two = make.streams()
     assert one._line is not None
+    assert two._line is not None
     one._line.push(bytes(PIECE))  # more follows, it says
     assert read(two, PIECE) == bytes(PIECE)
     one.broadcast(b"lost")
+    deadline = time.monotonic() + DEADLINE
+    while not two._line.drops().get("broadcast_amid_stream"):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
     one._line.push(b"the end of it")
     assert two.recv(100) == b"the end of it"
     one.broadcast(b"heard")
