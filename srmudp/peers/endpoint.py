@@ -31,9 +31,8 @@ from ..wire.packet import (
     COOKIE,
     PUBLIC_KEY,
     PUNCH,
-    RECORD,
+    RECORD_KINDS,
     RECORD_OVERHEAD,
-    RESEND,
     SHARED_KEY,
     STUN_END,
     UnknownVersion,
@@ -132,7 +131,7 @@ class Endpoint:
             self.drops["empty"] += 1
         while offset < end:
             kind = buffer[offset]
-            if kind in (RECORD, RESEND):
+            if kind in RECORD_KINDS:
                 offset = self._on_record(buffer, offset, segment_size, source, now)
                 continue
             datagram = buffer[offset : offset + segment_size]
@@ -160,9 +159,12 @@ class Endpoint:
         self._notice_sleep(now)
         if self._receiving:
             for peer in self._receiving.values():
-                peer.connection.on_burst_end(now)
+                urgent = peer.connection.on_burst_end(now)
                 if not peer.ready:
-                    self.touch(peer)
+                    if urgent:
+                        self.touch(peer)
+                    else:
+                        self._unscheduled[id(peer)] = peer
             self._receiving.clear()
 
     def handle_resumed(self, slept: float, now: float) -> None:
@@ -425,9 +427,9 @@ class Endpoint:
         if priority and priority not in PRIORITIES:
             raise ValueError(f"priority must be between {PRIORITIES[0]} and {PRIORITIES[-1]}, not {priority}")
         connection = peer.connection
-        limit = self.config.max_message_size
-        if connection.peer_max_message is not None:
-            limit = min(limit, connection.peer_max_message)
+        limit, told = self.config.max_message_size, connection.peer_max_message
+        if told is not None and told < limit:
+            limit = told
         if not reliable:
             limit = min(limit, self.config.unreliable_queue)
         if len(content) > limit:
@@ -454,7 +456,10 @@ class Endpoint:
         peer.on_taken(receipt, now)
         self._taking = None
         if not peer.ready:
-            self.touch(peer)
+            if peer.connection.urgent:
+                self.touch(peer)
+            else:
+                self._unscheduled[id(peer)] = peer
 
     def everyone(self, now: float) -> list[str]:
         """Names that ``recipient=None`` means: the connected, and the added whose connecting began lately."""
@@ -555,7 +560,8 @@ class Endpoint:
             peer = self._at_work = ready[0]
             transmit = peer.poll_transmit(now)
             if transmit is not None and not peer.is_idle(now):
-                ready.rotate(-1)
+                if len(ready) > 1:
+                    ready.rotate(-1)
                 return transmit
             ready.popleft()
             peer.ready = False
@@ -696,7 +702,11 @@ class Endpoint:
         if opened is not None:
             self._receiving[id(peer)] = peer
             peer.on_opened(session, opened, size, source, now)
-            self.touch(peer)
+            if not peer.ready:
+                if peer.is_idle(now):
+                    self._unscheduled[id(peer)] = peer
+                else:
+                    self.touch(peer)
         return following
 
     # --- small helpers

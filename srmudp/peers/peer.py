@@ -403,7 +403,8 @@ class Peer:
     def _collect(self, source: Address, now: float) -> None:
         """Turn what the connection produced into events."""
         connection = self.connection
-        self.hand_out_arrived()
+        if connection.arrived or connection.arrived_unreliable:
+            self.hand_out_arrived()
         if connection.signals:
             signals, connection.signals = connection.signals, []
             answered = False
@@ -446,14 +447,15 @@ class Peer:
 
     def collect_settled(self, now: float) -> None:
         """Report messages that were delivered or failed, and a new path MTU."""
-        recovery = self.connection.recovery
+        connection = self.connection
+        recovery = connection.recovery
         if recovery is not None and recovery.mtu_changed:
             recovery.mtu_changed = False
             recovery.path.controller.set_segment_size(recovery.path.mtu)
             self.emit(EventKind.MTU, recovery.path.address, f"datagrams of {recovery.path.mtu} bytes")
-        settled = self.connection.drain_settled()
-        if not settled:
+        if not (connection.sending.settled or connection.unreliable_out.settled):
             return
+        settled = connection.drain_settled()
         emit = self._endpoint.emit
         name = self.name
         for token, failure in settled:
@@ -745,12 +747,10 @@ class Peer:
         if self.outbox:
             return self.outbox.popleft()
         connection = self.connection
-        if self.proof is not None or connection.is_idle(now):
-            return None
         session, path = connection.session, connection.path
-        if session is None or path is None:
+        if session is None or path is None or self.proof is not None:
             return None
-        if session.worn_out:
+        if session.worn_out and not connection.is_idle(now):
             self.lose("the keys of the session are worn out", now)
             return None
         batch = connection.poll_transmit(now)

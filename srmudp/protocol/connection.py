@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from math import inf, log
+from math import inf
 from typing import Final
 
 from ..config import Config
@@ -35,44 +35,26 @@ from ..wire.frames import (
     ack_eliciting,
     message_part_header,
     parse_frames,
+    parse_lone_message,
     serialise,
 )
-from ..wire.packet import MAX_SEGMENTS, RECORD_OVERHEAD, RESEND_OVERHEAD, TAG, resend_segment
+from ..wire.packet import RECORD_OVERHEAD, RESEND_OVERHEAD, TAG, resend_segment
 from .acking import AckTiming
+from .allowance import Allowance
 from .controls import Controls
 from .credit import OVERHEAD, ReceiveBudget
 from .events import Failure
 from .receiving import ReceiveHalf
 from .records import Opened, packed
-from .recovery import STALE_RECORDS, AckOutcome, Path, Recovery, SentRecord
+from .recovery import ONE, STALE_RECORDS, AckOutcome, Path, Recovery, SentRecord
 from .sending import Chunk, SendHalf
 from .session import Session, segment_room, single_room
 from .unreliable import OutgoingUnreliable, UnreliableReceiveHalf, UnreliableSendHalf
 
-MAX_BATCH: Final = 64_000
-"""Bytes of one batch: above about this the kernel cuts it in software."""
 MIN_PLAINTEXT: Final = 16
 """Shorter records are padded to it, so that a path challenge is no larger than the record that provoked it."""
-BATCHING_RTT: Final = 0.002
-"""Seconds: on shorter paths large records cost no latency worth saving."""
-PACED_BATCH: Final = 0.002
-"""A record carries at most this many seconds of the pacing rate."""
-SUCCESS_SHARE: Final = 0.8
-"""On longer paths records are sized so that this share of them arrives whole."""
 PING_EVERY: Final = 8
 """Every so many acks without anything else ask for an ack themselves, so that old ranges can be forgotten."""
-
-BUFFER_COST: Final = 3
-"""Bytes of a socket's buffer that a byte of a datagram takes at most: systems count their own overhead too."""
-TURN: Final = 0.010
-"""Seconds by which a thread's turn comes late where another one computes: two switch intervals."""
-LEAST_TURN: Final = 0.002
-"""The same where RTTs show no such lateness."""
-LATENESS: Final = 4
-"""A reader comes so many times later at worst than RTTs scatter in the mean."""
-LEAST_BUFFER: Final = 16 * 1024
-LARGEST_BUFFER: Final = 1 << 26
-"""Between these the size of a socket buffer is believed."""
 NO_MEMORY: Final = bytes(8)
 BRIEF_CHANNELS: Final = 4
 """Channels stated in an ESTABLISHED at most: it must not be larger than the SHARED_KEY it answers."""
@@ -132,14 +114,12 @@ class Connection:
         self._start_due = False  # our SessionStart has not left yet
         self._start_acked = False
         self._peer_started = False
-        self._peer_buffer = self._config.socket_buffer  # until it tells
+        self._allowance = Allowance(config.socket_buffer)
         self._acks = AckTiming(config.max_ack_delay)
         self._acks_alone = 0
         self._newest = -1  # record number opened
         self._told_window = 0
         self._probes_due = 0
-        self._single_only_until = -inf
-        self._send_at: float | None = None  # when pacing allows the next batch
 
     # --- commands
 
@@ -220,6 +200,11 @@ class Connection:
         self._budget.forget(self.receiving.retry)
 
     # --- what is known
+
+    @property
+    def urgent(self) -> bool:
+        """True if something other than messages and acknowledgements must be told at once."""
+        return self._controls.urgent
 
     @property
     def owes_ack(self) -> bool:
@@ -306,18 +291,32 @@ class Connection:
         Raises:
             RemoteProtocolError: the peer broke the protocol; the connection must be closed.
         """
+        whole = parse_lone_message(opened.plaintext) if self._peer_started else None
+        if whole is not None:
+            eliciting = True
+            channel, sequence, content = whole
+            self.arrived += self.receiving.on_whole(channel, sequence, content)
+        else:
+            eliciting = self._on_frames(opened.plaintext, now)
+        number, newest = opened.number, self._newest
+        if eliciting:
+            self._acks.on_record(opened.segments, size, number == newest + 1)
+        if number > newest:
+            self._newest = number
+
+    def _on_frames(self, plaintext: bytes, now: float) -> bool:
+        """Returns whether any of the frames elicits an ack."""
         try:
-            frames = parse_frames(opened.plaintext)
+            frames = parse_frames(plaintext)
         except DecodeError as error:
             raise RemoteProtocolError(f"a record that is not frames: {error}") from error
         eliciting = False
-        on_part = self.receiving.on_part
         for frame in frames:
             if type(frame) is MessagePart:
                 eliciting = True
                 if not self._peer_started:
                     raise RemoteProtocolError("a message before the session was started")
-                self.arrived += on_part(frame)
+                self.arrived += self.receiving.on_part(frame)
             elif type(frame) is Ack:
                 self._on_ack(frame, now)
             elif type(frame) is Taken:
@@ -325,21 +324,18 @@ class Connection:
                 self.sending.on_taken(frame.channel, frame.next_sequence)
             else:
                 eliciting = self._on_frame(frame, now) or eliciting
-        number = opened.number
-        if eliciting:
-            self._acks.on_record(opened.segments, size, number == self._newest + 1)
-        if number > self._newest:
-            self._newest = number
+        return eliciting
 
-    def on_burst_end(self, now: float) -> None:
-        """Nothing more is waiting to be read: decide whether to acknowledge at once."""
-        session = self.session
+    def on_burst_end(self, now: float) -> bool:
+        """Nothing more is waiting to be read: decide whether to acknowledge at once. True if a record must leave."""
+        session, acks = self.session, self._acks
         if session is None:
-            return
+            return False
         milliseconds = session.receiver.wants_single(now)
         if milliseconds is not None:
             self.signal(SingleOnly(milliseconds))
-        self._acks.on_burst_end(now)
+        acks.on_burst_end(now)
+        return acks.now or self._controls.urgent
 
     def on_incomplete(self, datagrams: int) -> None:
         """Segments came that did not complete a record."""
@@ -361,7 +357,7 @@ class Connection:
         elif isinstance(frame, Window):
             self._acks.peer_window = frame.size
         elif isinstance(frame, SingleOnly):
-            self._single_only_until = now + min(frame.milliseconds, 60_000) / 1000
+            self._allowance.single_only_until = now + min(frame.milliseconds, 60_000) / 1000
         elif not isinstance(frame, (Ping, Padding)):
             self.signals.append(frame)
         return ack_eliciting(frame)
@@ -375,7 +371,7 @@ class Connection:
         self.peer_max_message = frame.max_message_size
         self.sending.fail_larger(frame.max_message_size)
         if frame.receive_buffer:
-            self._peer_buffer = min(max(frame.receive_buffer, LEAST_BUFFER), LARGEST_BUFFER)
+            self._allowance.set_buffer(frame.receive_buffer)
         if frame.memory != self._peer_memory:
             if self._peer_memory != NO_MEMORY:
                 self._restart()
@@ -413,7 +409,7 @@ class Connection:
             self._send_again(record)
         self._resends.extend(outcome.lost_segments)
         if outcome.again or outcome.lost_segments or outcome.opened:
-            self._send_at = None
+            self._allowance.wake_at = None
 
     def _send_again(self, record: SentRecord) -> None:
         """The record is given up: queue its information."""
@@ -452,7 +448,7 @@ class Connection:
             when = other
         if (other := self._controls.at) is not None and other < when:
             when = other
-        if (other := self._send_at) is not None and other < when:
+        if (other := self._allowance.wake_at) is not None and other < when:
             when = other
         if (other := recovery.path.discovery.next_timer()) is not None and other < when:
             when = other
@@ -462,8 +458,9 @@ class Connection:
         """Time has passed."""
         self.sending.expire(now)
         self._controls.on_timer(now)
-        if self._send_at is not None and self._send_at <= now:
-            self._send_at = None
+        allowance = self._allowance
+        if allowance.wake_at is not None and allowance.wake_at <= now:
+            allowance.wake_at = None
         self._acks.on_timer(now)
         recovery = self.recovery
         if recovery is not None:
@@ -492,120 +489,68 @@ class Connection:
 
     def poll_transmit(self, now: float) -> tuple[bytes, int] | None:
         """The next batch for the path: datagrams back to back and the size of one. None if nothing may go now."""
-        session, recovery, path = self.session, self.recovery, self.path
-        if session is None or recovery is None or path is None:
+        session, recovery = self.session, self.recovery
+        if session is None or recovery is None:
             return None
         if self._probes_due:
             self._probes_due -= 1
-            return self._probe(now)
+            return self._probe(session, recovery, now)
         if self._acks.now or self._controls.urgent or self._start_due:
-            return self._single(now)
+            return self._single(session, recovery, now)
+        discovery = recovery.path.discovery
         # Before pacing is asked: the timer that woke us for this must find it done.
-        if now >= path.discovery.due_at:
-            size = path.discovery.probe_due(now)
+        if now >= discovery.due_at:
+            size = discovery.probe_due(now)
             if size is not None and self._peer_started:
-                return self._probe_mtu(size, now)
-        if self._send_at is not None:
-            if self._send_at > now:
+                return self._probe_mtu(session, recovery, size, now)
+        allowance, sending = self._allowance, self.sending
+        if allowance.wake_at is not None:
+            if allowance.wake_at > now:
                 return None
-            self._send_at = None
+            allowance.wake_at = None
         if recovery.records and session.next_number - next(iter(recovery.records)) > STALE_RECORDS:
             for record in recovery.stale(session.next_number):
                 self._send_again(record)
-        if not (self._resends or self.sending.rotation or self.unreliable_out.queue):
+        if not (self._resends or sending.rotation or self.unreliable_out.queue):
             self._idle()
             return None
         if not self._peer_started:
             return None
-        segments = self._allowance(now)
+        mtu = discovery.mtu
+        if not self._resends and sending.is_brief(single_room(mtu) // 2) and allowance.one(recovery, mtu):
+            return self._single(session, recovery, now)
+        segments = allowance.datagrams(recovery, sending.next_size, now)
         if not segments:
             return None
         if self._resends:
             # Another channel's few words must not wait for all that a large message has lost.
-            if self._resent and self.sending.give_turn_to_brief(single_room(path.mtu) // 2):
+            if self._resent and sending.give_turn_to_brief(single_room(mtu) // 2):
                 self._resent = False
-                return self._single(now)
+                return self._single(session, recovery, now)
             self._resent = True
-            resent = self._resend(segments, now)
+            resent = self._resend(session, recovery, segments, now)
             if resent is not None:
                 return resent
         if segments > 1 and not self.unreliable_out.queue:
-            batch = self._bulk(segments, now)
+            batch = self._bulk(session, recovery, segments, now)
             if batch is not None:
                 return batch
-        return self._single(now)
+        return self._single(session, recovery, now)
 
-    def _allowance(self, now: float) -> int:
-        """How many full datagrams may leave now, as one batch."""
-        recovery, path = self.recovery, self.path
-        assert recovery is not None
-        assert path is not None
-        mtu = path.mtu
-        controller = path.controller
-        window = self._window()
-        room = window - recovery.in_flight
-        if room <= 0:
-            return 0
-        most = max(1, min(MAX_SEGMENTS, MAX_BATCH // mtu))
-        if now < self._single_only_until:
-            most = 1
-        rate = controller.pacing_rate
-        limit = most if rate == inf else min(most, max(1, int(rate * PACED_BATCH) // mtu))
-        if path.rtt.minimum >= BATCHING_RTT:
-            loss = recovery.loss
-            if loss > 0.004:
-                most = min(most, max(1, int(log(SUCCESS_SHARE) / log(1 - min(loss, 0.5)))))
-            limit = min(limit, most, max(1, window // (8 * mtu)))
-        # Small change of window is saved up for a larger batch, as long as acks that will free more are on their way.
-        wanted = min(limit, max(1, window // (4 * mtu)))
-        if room < wanted * mtu and recovery.in_flight:
-            if self.sending.next_size() >= room:
-                return 0
-            wanted = 1
-        wanted = max(1, min(limit, room // mtu))
-        if rate != inf:
-            budget = path.pacer.budget(now, rate, limit * mtu)
-            if budget < wanted * mtu:
-                self._send_at = max(path.pacer.next_time(now, rate, min(wanted, limit) * mtu), now + 1e-6)
-                return 0
-            # Late by more than a record: what leaves back to back anyway shares one. A machine so busy that each record
-            # has to wait for its turn would otherwise never send faster than one small record a turn.
-            wanted = max(wanted, min(most, budget // mtu, room // mtu, window // (4 * mtu)))
-        return wanted
-
-    def _window(self) -> int:
-        """Bytes that may be under way: what the controller allows, and no more than the peer's system keeps for it.
-
-        A thread's turn comes milliseconds late, and what arrives meanwhile must fit into its socket's buffer: of a
-        short path that is all that is under way, of a long one, where it arrives spread out, a part.
-        """
-        path, recovery = self.path, self.recovery
-        assert path is not None
-        assert recovery is not None
-        kept = self._peer_buffer / BUFFER_COST
-        if path.rtt.minimum > LEAST_TURN:
-            turn = min(max(LATENESS * recovery.scatter, LEAST_TURN), TURN)
-            kept *= max(1.0, path.rtt.minimum / turn)
-        return min(path.controller.window, max(int(kept), 2 * path.mtu))
-
-    def _bulk(self, segments: int, now: float) -> tuple[bytes, int] | None:
+    def _bulk(self, session: Session, recovery: Recovery, segments: int, now: float) -> tuple[bytes, int] | None:
         """A record of several datagrams with parts of one channel, if there is enough for one."""
-        session, recovery, path = self.session, self.recovery, self.path
-        assert session is not None
-        assert recovery is not None
-        assert path is not None
-        if self.sending.next_size() <= single_room(path.mtu) // 2:
+        if self.sending.next_size() <= single_room(recovery.path.mtu) // 2:
             return None
         out: list[bytes | memoryview] = []
         chunks: list[Chunk] = []
         controls: list[Frame] = []
-        room = segments * segment_room(path.mtu) - TAG
+        room = segments * segment_room(recovery.path.mtu) - TAG
         if not self._start_acked:
             start = self.session_start()
             controls.append(start)
             out.append(serialise(start))
             room -= len(out[-1])
-        window = self._window()
+        window = self._allowance.window(recovery)
         if not 0.75 * window <= self._told_window <= 1.5 * window:
             self._told_window = window
             out.append(serialise(Window(window)))
@@ -614,17 +559,14 @@ class Connection:
         if not used:
             self._idle()
             return None
-        return self._seal(b"".join(out), chunks, controls, [], None, now)
+        return self._seal(session, recovery, b"".join(out), chunks, controls, [], None, now)
 
-    def _single(self, now: float) -> tuple[bytes, int] | None:
+    def _single(self, session: Session, recovery: Recovery, now: float) -> tuple[bytes, int] | None:
         """A record of one datagram: ack, control frames, and what data still fits and may go."""
-        session, recovery, path = self.session, self.recovery, self.path
-        assert session is not None
-        assert recovery is not None
-        assert path is not None
+        acks, news = self._acks, self._controls
         # Between questions and answers that follow each other fast, acknowledgements and news are worth waiting for.
-        terse = self._acks.waits(now) and self._start_acked and not self._controls.urgent
-        acking = not terse and (self._acks.now or self._acks.owed)
+        terse = not news.urgent and self._start_acked and acks.waits(now)
+        acking = not terse and acks.owed
         room = single_room(recovery.size_that_arrives(acking))
         out: list[bytes | memoryview] = []
         chunks: list[Chunk] = []
@@ -640,20 +582,20 @@ class Connection:
         if acking:
             ack = session.receiver.build_ack(now)
             if ack is None:
-                self._acks.on_sent(now)
+                acks.on_sent(now)
             else:
                 out.append(packed(ack, room))
                 room -= len(out[-1])
                 ack_mark = session.receiver.mark()
         if not terse:
-            room -= self._controls.fill(room, out, controls, self._peer_started)
-        if self._peer_started and self._window() > recovery.in_flight:
+            room -= news.fill(room, out, controls, self._peer_started)
+        if self._peer_started and self._allowance.has_room(recovery):
             if self.unreliable_out.queue:
                 room -= self.unreliable_out.fill(room, out, unreliable, now)
             if self.sending.rotation:
                 self.sending.fill(room, out, chunks, one_channel=False)
-        if not (controls or chunks or unreliable):
-            if not (out and self._acks.now):  # an ack that may still travel with something waits for it
+        if not (chunks or controls or unreliable):
+            if not (out and acks.now):  # an ack that may still travel with something waits for it
                 self._idle()
                 return None
             self._acks_alone += 1
@@ -661,11 +603,13 @@ class Connection:
                 controls.append(Ping())
                 out.append(serialise(controls[-1]))
         if acking:
-            self._acks.on_sent(now)
-        return self._seal(b"".join(out), chunks, controls, unreliable, ack_mark, now)
+            acks.on_sent(now)
+        return self._seal(session, recovery, b"".join(out), chunks, controls, unreliable, ack_mark, now)
 
     def _seal(
         self,
+        session: Session,
+        recovery: Recovery,
         plaintext: bytes,
         chunks: list[Chunk],
         controls: list[Frame],
@@ -673,31 +617,23 @@ class Connection:
         ack_mark: tuple[int, int] | None,
         now: float,
     ) -> tuple[bytes, int]:
-        session, recovery, path = self.session, self.recovery, self.path
-        assert session is not None
-        assert recovery is not None
-        assert path is not None
         if len(plaintext) < MIN_PLAINTEXT:
             plaintext = plaintext.ljust(MIN_PLAINTEXT, b"\x00")
-        header, ciphertext, wire = session.seal(plaintext, path.mtu)
+        header, ciphertext, wire = session.seal(plaintext, recovery.path.discovery.mtu)
         count = header.count
         size = RECORD_OVERHEAD + header.size
         if chunks or controls or unreliable:
             kept = ciphertext if count > 1 else None
             record = SentRecord(header, kept, chunks, controls, unreliable, ack_mark, now)
             recovery.records[header.number] = record
-            recovery.on_sent(record, header.first, range(count), size, len(wire), now)
+            recovery.on_sent(record, header.first, ONE if count == 1 else range(count), size, len(wire), now)
         recovery.skips.after_record(count, session.skip)
         self.datagrams_sent += count
         self.bytes_sent += len(wire)
         return wire, size
 
-    def _resend(self, segments: int, now: float) -> tuple[bytes, int] | None:
+    def _resend(self, session: Session, recovery: Recovery, segments: int, now: float) -> tuple[bytes, int] | None:
         """Lost segments again, as stored bytes under new transmission numbers."""
-        session, recovery, path = self.session, self.recovery, self.path
-        assert session is not None
-        assert recovery is not None
-        assert path is not None
         parts: list[bytes] = []
         first = session.next_transmission
         groups: list[tuple[SentRecord, list[int], int]] = []
@@ -707,7 +643,7 @@ class Connection:
             if header.number not in recovery.records or record.ciphertext is None:
                 self._resends.popleft()
                 continue
-            if header.epoch != session.keys.epoch or header.size + RESEND_OVERHEAD > path.mtu:
+            if header.epoch != session.keys.epoch or header.size + RESEND_OVERHEAD > recovery.path.mtu:
                 # Sealed for keys or a path that are gone.
                 self._resends.popleft()
                 recovery.give_up(record)
@@ -737,12 +673,8 @@ class Connection:
         self.bytes_sent += len(wire)
         return wire, size
 
-    def _probe(self, now: float) -> tuple[bytes, int] | None:
+    def _probe(self, session: Session, recovery: Recovery, now: float) -> tuple[bytes, int] | None:
         """RFC 9002 section 6.2.4: something that elicits an ack, preferably what was not acknowledged longest."""
-        session, recovery, path = self.session, self.recovery, self.path
-        assert session is not None
-        assert recovery is not None
-        assert path is not None
         for record in recovery.oldest(1):
             if record.header.count > 1:
                 if recovery.probes > 1 and not self._probes_due:
@@ -755,7 +687,7 @@ class Connection:
                 ]
                 if pending:
                     self._resends.appendleft((record, pending[self._probes_due % len(pending)]))
-                    return self._resend(1, now)
+                    return self._resend(session, recovery, 1, now)
             else:
                 chunks: list[Chunk] = []
                 controls: list[Frame] = [c for c in record.controls if not isinstance(c, (Ping, Window))]
@@ -767,24 +699,20 @@ class Connection:
                         out.append(memoryview(message.content)[start:end])
                         chunks.append((message, start, end))
                 plaintext = b"".join(out)
-                limit = path.mtu if self._probes_due else recovery.size_that_arrives(False)
+                limit = recovery.path.mtu if self._probes_due else recovery.size_that_arrives(False)
                 if plaintext and len(plaintext) <= single_room(limit):
-                    return self._seal(plaintext, chunks, controls, [], None, now)
-        return self._seal(serialise(Ping()), [], [Ping()], [], None, now)
+                    return self._seal(session, recovery, plaintext, chunks, controls, [], None, now)
+        return self._seal(session, recovery, serialise(Ping()), [], [Ping()], [], None, now)
 
-    def _probe_mtu(self, size: int, now: float) -> tuple[bytes, int]:
+    def _probe_mtu(self, session: Session, recovery: Recovery, size: int, now: float) -> tuple[bytes, int]:
         """A padded record of one datagram of ``size`` bytes, outside the congestion window (RFC 8899 section 3)."""
-        session, recovery, path = self.session, self.recovery, self.path
-        assert session is not None
-        assert recovery is not None
-        assert path is not None
         plaintext = serialise(Ping()).ljust(single_room(size), b"\x00")
         header, _, wire = session.seal(plaintext, size)
         record = SentRecord(header, None, [], [], [], None, now)
         record.probe = size
         recovery.records[header.number] = record
-        recovery.on_sent(record, header.first, range(1), size, size, now)
-        path.discovery.on_probe_sent()
+        recovery.on_sent(record, header.first, ONE, size, size, now)
+        recovery.path.discovery.on_probe_sent()
         self.datagrams_sent += 1
         self.bytes_sent += size
         return wire, size

@@ -46,6 +46,13 @@ class Pacer:
         self._idle = False
         return UNLIMITED if rate == inf else max(0, int(self._credit))
 
+    def has_credit(self, size: int) -> bool:
+        """Whether what was left when :meth:`budget` was asked last is enough for ``size`` bytes.
+
+        Then there is no need to ask: what came in since is counted when it is asked again, and the cap holds then too.
+        """
+        return self._credit >= size and self._rate != inf
+
     def next_time(self, now: float, rate: float, wanted: int) -> float:
         """When ``wanted`` bytes (a batch, or less if less waits) may leave; ``now`` if they may at once."""
         self._refill(now, rate)
@@ -56,8 +63,10 @@ class Pacer:
     def on_sent(self, now: float, size: int) -> None:
         """``size`` bytes left."""
         if self._rate != inf:
-            # Debt is bounded as credit is: unpaced probes must not silence the path for long.
-            self._credit = max(self._credit - size, -self._capacity)
+            self._credit -= size
+            if self._credit < 0.0:
+                # Debt is bounded as credit is: unpaced probes must not silence the path for long.
+                self._credit = max(self._credit, -self._capacity)
 
     def on_idle(self) -> None:
         """Nothing waits to be sent: time that passes from now on until the next batch is not owed to us."""
@@ -65,16 +74,23 @@ class Pacer:
 
     @property
     def _capacity(self) -> float:
-        return max(2.0 * self._batch, self._rate * self.LATE)
+        least, late = 2.0 * self._batch, self._rate * self.LATE
+        return late if late > least else least
 
     def _refill(self, now: float, rate: float) -> None:
-        elapsed = max(0.0, now - self._updated)
+        elapsed = now - self._updated
         self._updated = now
         self._idle = self._idle or self._rate == inf  # the first finite rate begins as after silence
         self._rate = rate
         if rate == inf:
             self._credit = inf
             return
-        self._credit = min(self._credit + rate * elapsed, self._capacity)
+        credit = self._credit + rate * elapsed if elapsed > 0.0 else self._credit
+        most = self._capacity
         if self._idle:
-            self._credit = min(self._credit, max(float(self._batch), rate * self.BURST))
+            burst = rate * self.BURST
+            if burst < self._batch:
+                burst = float(self._batch)
+            if burst < most:
+                most = burst
+        self._credit = credit if credit < most else most

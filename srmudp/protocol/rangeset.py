@@ -130,11 +130,19 @@ class RangeSet:
         """At most ``limit`` ranges ``(first, last)``, the highest first: what an acknowledgement names."""
         if limit <= 0:
             return ()
-        return tuple(zip(self._firsts[: -limit - 1 : -1], self._lasts[: -limit - 1 : -1], strict=True))
+        firsts, lasts = self._firsts, self._lasts
+        if len(firsts) == 1:
+            return ((firsts[0], lasts[0]),)
+        return tuple(zip(firsts[: -limit - 1 : -1], lasts[: -limit - 1 : -1], strict=True))
 
     def missing(self, first: int, last: int) -> list[tuple[int, int]]:
         """The gaps ``(first, last)``, ascending, that the set leaves within ``first`` to ``last`` (inclusive)."""
         firsts, lasts = self._firsts, self._lasts
+        if lasts and first >= firsts[-1] and last >= first:  # what is new has the highest numbers, nearly always
+            end = lasts[-1]
+            if last <= end:
+                return []
+            return [(first if first > end else end + 1, last)]
         gaps: list[tuple[int, int]] = []
         index = bisect_left(lasts, first)
         while first <= last:

@@ -130,6 +130,8 @@ class ReceiveHalf:
         channel = self.channels.get(number)
         if channel is None:
             channel = self._channel(number)
+        if len(data) == total and sequence == channel.expected and not channel.partial and not channel.done:
+            return self._take_next(channel, sequence, data if type(data) is bytes else bytes(data))
         if sequence < channel.expected or (channel.done and sequence in channel.done):
             return []
         message = channel.partial.get(sequence) if channel.partial else None
@@ -140,12 +142,7 @@ class ReceiveHalf:
                 raise RemoteProtocolError("a message too far ahead of what was taken")
             if len(data) == total:
                 self._charge(channel, sequence, 0, OVERHEAD + total)
-                if sequence > channel.expected or channel.partial or channel.done:
-                    return self._hand_out(channel, sequence, bytes(data))
-                ready = [(number, sequence, bytes(data))]  # in order, alone and whole: nearly all small ones are
-                channel.expected = sequence + 1
-                self._handed_out += 1
-                return ready
+                return self._hand_out(channel, sequence, bytes(data))
             message = IncomingMessage(total)
         elif message.total != total:
             raise RemoteProtocolError("the length of a message changed")
@@ -167,6 +164,32 @@ class ReceiveHalf:
             return self._hand_out(channel, sequence, content)
         self._extend_grant(channel, sequence, message)
         return []
+
+    def on_whole(self, number: int, sequence: int, content: bytes) -> list[tuple[int, int, bytes]]:
+        """:meth:`on_part` for a message of one part."""
+        channel = self.channels.get(number)
+        if channel is None or sequence != channel.expected or channel.partial or channel.done:
+            return self.on_part(MessagePart(number, sequence, 0, len(content), content))
+        return self._take_next(channel, sequence, content)
+
+    def _take_next(self, channel: ReceiveChannel, sequence: int, content: bytes) -> list[tuple[int, int, bytes]]:
+        """Hand out the message that is expected next, while nothing else waits: nearly all small ones come so."""
+        config = self._config
+        size, charge, charged = len(content), OVERHEAD + len(content), channel.charged
+        window = config.channel_window
+        if size > config.max_message_size:
+            raise RemoteProtocolError(f"a message of {size} bytes is above the limit")
+        if (sequence - channel.taken) * OVERHEAD > window:
+            raise RemoteProtocolError("a message too far ahead of what was taken")
+        if charged + charge > window or self.charged + charge > config.connection_window:
+            raise RemoteProtocolError("more data than was granted")
+        ready = [(channel.number, sequence, content)]
+        channel.charges[sequence] = charge
+        channel.charged = charged + charge
+        self.charged += charge
+        channel.expected = sequence + 1
+        self._handed_out += 1
+        return ready
 
     def on_withdrawn(self, number: int, sequence: int) -> list[tuple[int, int, bytes]]:
         """The peer gave a message up: the order goes on without it."""
@@ -191,16 +214,17 @@ class ReceiveHalf:
             return
         # That it was taken is noted first: what an interrupt leaves of the rest, recount() makes up for.
         if sequence == channel.taken:
-            channel.taken += 1
-            while channel.taken in channel.taken_ahead:
-                channel.taken += 1
-                channel.taken_ahead.discard(channel.taken - 1)
+            channel.taken = sequence + 1
+            if channel.taken_ahead:
+                while channel.taken in channel.taken_ahead:
+                    channel.taken += 1
+                    channel.taken_ahead.discard(channel.taken - 1)
             self.taken_dirty[number] = None
         else:
             channel.taken_ahead.add(sequence)
         self._handed_out -= 1
         self._release(channel, sequence)
-        if not self._handed_out and self.charged:
+        if self.charged and not self._handed_out:
             self.retry_grants()
 
     def _release(self, channel: ReceiveChannel, sequence: int) -> None:

@@ -26,6 +26,10 @@ from .sending import Chunk
 from .unreliable import OutgoingUnreliable
 
 Segments = tuple[int, ...] | range
+ONE: Final = range(1)
+"""The segments of a record of one datagram."""
+
+_tuple = tuple.__new__  # half the cost of calling a NamedTuple's class
 
 GRANULARITY: Final = 0.001
 """Seconds; RFC 9002 section 6.1.2, kGranularity."""
@@ -181,16 +185,18 @@ class Flight:
 
     def __init__(self, first: int, record: SentRecord, segments: Segments, size: int, now: float) -> None:
         self.first = first
-        self.count = len(segments)
+        self.count = count = len(segments)
         self.record = record
         self.segments = segments
         self.size = size  # bytes of one datagram
         self.sent_at = now
-        self.delivered = 0  # what the estimator had seen when it left
-        self.delivered_at = self.started_at = now
-        self.app_limited = False
-        self.pending = (1 << self.count) - 1  # bit n: datagram first+n is neither acknowledged nor lost
+        self.pending = (1 << count) - 1  # bit n: datagram first+n is neither acknowledged nor lost
         self.lost = 0
+        # What the estimator had seen when it left, set by who sends it.
+        self.delivered: int
+        self.delivered_at: float
+        self.started_at: float
+        self.app_limited: bool
 
     def segments_of(self, mask: int) -> int:
         """The segments that the datagrams in ``mask`` carry, as a mask too."""
@@ -244,7 +250,9 @@ class Skips:
 
         With as many transmission numbers as this one had, so that it looks like one lost on its way.
         """
-        if self.due():
+        if self._left > 1:  # saves a call for nearly every record
+            self._left -= 1
+        elif self.due():
             self.add(skip(datagrams))
 
     def add(self, number: int) -> None:
@@ -310,21 +318,24 @@ class Recovery:
             size: bytes of the largest datagram.
             total: bytes of all of them.
         """
-        if not self.in_flight:
+        in_flight = self.in_flight
+        if not in_flight:
             self._first_sent_at = self._delivered_at = now
         flight = Flight(first, record, segments, size, now)
-        flight.delivered = self._delivered
+        flight.delivered = delivered = self._delivered
         flight.delivered_at = self._delivered_at
         flight.started_at = self._first_sent_at
-        flight.app_limited = 0 < self._app_limited_until >= self._delivered
+        flight.app_limited = app_limited = 0 < self._app_limited_until >= delivered
         record.flights.append(flight)
         self._flights.append(flight)
         self._firsts.append(first)
-        self.in_flight += flight.count * size
-        self.datagrams_sent += flight.count
+        count = flight.count
+        self.in_flight = in_flight = in_flight + count * size
+        self.datagrams_sent += count
         self._last_eliciting = now
-        self.path.controller.on_sent(now, total, self.in_flight, flight.app_limited)
-        self.path.pacer.on_sent(now, total)
+        path = self.path
+        path.controller.on_sent(now, total, in_flight, app_limited)
+        path.pacer.on_sent(now, total)
 
     def note_app_limited(self) -> None:
         """There was window but nothing to send: rate samples until now's data is delivered tell nothing."""
@@ -340,22 +351,28 @@ class Recovery:
         """
         outcome = AckOutcome()
         # What the peer held the ack back for is no property of the path: rates are measured by when it read the data.
-        self._ack_at = max(self._ack_at, now - min(ack.delay_us / 1e6, self.peer_ack_delay))
+        delay_us, opened, transmissions, discarded_ranges = ack
+        delay = delay_us / 1e6
+        if delay > self.peer_ack_delay:
+            delay = self.peer_ack_delay
+        if now - delay > self._ack_at:
+            self._ack_at = now - delay
         newest: Flight | None = None
         progress = False
         delivered_before = self._delivered
-        if ack.opened and ack.opened[0][1] >= next_number:
+        largest_new = opened[0][1] if opened else -1
+        if largest_new >= next_number:
             raise RemoteProtocolError("acknowledged a record that was never sent")
         rtt_record: SentRecord | None = None
         largest_before = self._opened.last or 0
-        for first, last in ack.opened:
+        for first, last in opened:
             for gap_first, gap_last in self._opened.missing(first, last):
                 if self.skips.among(gap_first, gap_last):
                     raise RemoteProtocolError("acknowledged a record that was never sent")
                 self._opened.add(gap_first, gap_last)
                 for record in self._take(gap_first, gap_last):
                     outcome.opened.append(record)
-                    flight = self._arrived(record, now)
+                    flight = self._arrived(record)
                     if flight is not None and (newest is None or flight.sent_at >= newest.sent_at):
                         newest = flight
                     if not record.resent:
@@ -363,15 +380,15 @@ class Recovery:
                             self._on_overtaken(now - record.sent_at, now)
                         elif rtt_record is None or record.header.number > rtt_record.header.number:
                             rtt_record = record
-        largest_new = ack.opened[0][1] if ack.opened else -1
-        for first, last in ack.transmissions:
+        for first, last in transmissions:
             if first >= next_transmission:
                 continue  # a hint that cannot be true is no error: a stranger may have forged it
-            last = min(last, next_transmission - 1)
+            if last >= next_transmission:
+                last = next_transmission - 1
             for gap_first, gap_last in self._hinted.missing(first, last):
                 self._hinted.add(gap_first, gap_last)
                 progress = self._hint(gap_first, gap_last, now) or progress
-        for first, last in ack.discarded:
+        for first, last in discarded_ranges:
             # Who forges segments decides which numbers the peer discards: those never sent mean nothing.
             last = min(last, next_number - 1)
             for number in range(max(first, last - 1024), last + 1):
@@ -383,14 +400,16 @@ class Recovery:
         sampled = None
         if rtt_record is not None and rtt_record.header.number == largest_new:
             sampled = max(now - rtt_record.sent_at, GRANULARITY / 100)
-            rtt.update(sampled, min(ack.delay_us / 1e6, self.peer_ack_delay), now)
+            rtt.update(sampled, delay, now)
             self._note_scatter(sampled)
         lost, newest_lost_sent = self._detect_lost(now, outcome)
         rate, app_limited = None, False
         if newest is not None or progress:
             self.probes = 0
         if newest is not None:
-            elapsed = max(self._ack_at - newest.delivered_at, newest.sent_at - newest.started_at)
+            elapsed = self._ack_at - newest.delivered_at
+            if newest.sent_at - newest.started_at > elapsed:
+                elapsed = newest.sent_at - newest.started_at
             if elapsed > MIN_RATE_INTERVAL and self._delivered > newest.delivered:
                 rate = (self._delivered - newest.delivered) / elapsed
                 app_limited = newest.app_limited
@@ -398,22 +417,12 @@ class Recovery:
         acked = self._delivered - delivered_before
         if acked or lost:
             self._note_loss(acked, lost)
-            self.path.controller.on_ack(
-                now,
-                AckSample(
-                    acked_bytes=acked,
-                    lost_bytes=lost,
-                    newest_lost_sent=newest_lost_sent,
-                    in_flight=self.in_flight,
-                    delivered=self._delivered,
-                    delivered_at_send=newest.delivered if newest is not None else 0,
-                    rtt=sampled,
-                    smoothed_rtt=rtt.smoothed if rtt.latest is not None else None,
-                    delivery_rate=rate,
-                    app_limited=app_limited,
-                    scatter=self._scatter,
-                ),
+            sample = (
+                *(acked, lost, newest_lost_sent, self.in_flight, self._delivered),
+                newest.delivered if newest is not None else 0,
+                *(sampled, rtt.smoothed if rtt.latest is not None else None, rate, app_limited, self._scatter),
             )
+            self.path.controller.on_ack(now, _tuple(AckSample, sample))
         return outcome
 
     @property
@@ -423,49 +432,51 @@ class Recovery:
 
     def _note_scatter(self, sample: float) -> None:
         """The mean difference of successive RTTs (RFC 3550 section 6.4.1): scatter counts, a growing queue hardly."""
-        if self._samples:
-            self._scatter += (abs(sample - self._last_sample) - self._scatter) / self._samples
-        if self._samples < SCATTER_SAMPLES:
-            self._samples += 1
+        samples = self._samples
+        if samples:
+            self._scatter += (abs(sample - self._last_sample) - self._scatter) / samples
+        if samples < SCATTER_SAMPLES:
+            self._samples = samples + 1
         self._last_sample = sample
 
     def _note_loss(self, acked: int, lost: int) -> None:
+        if not lost and not self.loss:
+            return
         share = lost / (lost + acked)
         self.loss += (share - self.loss) * min(1.0, (lost + acked) / LOSS_MEMORY)
 
     def _take(self, first: int, last: int) -> list[SentRecord]:
-        if last - first < len(self.records):
-            found = [self.records.pop(number) for number in range(first, last + 1) if number in self.records]
-        else:
-            numbers = [number for number in self.records if first <= number <= last]
-            found = [self.records.pop(number) for number in numbers]
-        return found
+        records = self.records
+        if last - first < len(records):
+            return [records.pop(number) for number in range(first, last + 1) if number in records]
+        return [records.pop(number) for number in [number for number in records if first <= number <= last]]
 
-    def _arrived(self, record: SentRecord, now: float) -> Flight | None:
+    def _arrived(self, record: SentRecord) -> Flight | None:
         """Every datagram of the record is accounted for. Returns the newest flight that was still pending."""
         newest = None
+        first, size = record.flights[0], record.flights[0].size
         for flight in record.flights:
             if flight.pending:
                 self.in_flight -= flight.pending.bit_count() * flight.size
                 flight.pending = 0
                 newest = flight
-        # Rate samples come from opened records alone, whatever was hinted before.
-        if newest is None and not record.resent:
-            newest = record.flights[0]
-        self._delivered += record.header.count * record.flights[0].size
+        self._delivered += first.count * size
         if record.probe:
             self.mtu_changed = self.path.discovery.on_probe_acked(record.probe) or self.mtu_changed
         else:
-            self.path.discovery.on_acked(record.flights[0].size, record.sent_at)
-        if newest is not None:
-            self._delivered_at = self._ack_at
-        self._hinted_records.pop(record.header.number, None)
+            self.path.discovery.on_acked(size, record.sent_at)
         if not record.resent:
-            flight = record.flights[0]
-            last = flight.first + flight.count - 1
+            # Rate samples come from opened records alone, whatever was hinted before.
+            if newest is None:
+                newest = first
+            last = first.first + first.count - 1
             if last > self._largest_hinted:
                 self._largest_hinted = last
-                self._largest_sent_at = flight.sent_at
+                self._largest_sent_at = first.sent_at
+        if newest is not None:
+            self._delivered_at = self._ack_at
+        if self._hinted_records:
+            self._hinted_records.pop(record.header.number, None)
         record.flights = []
         return newest
 
@@ -480,6 +491,8 @@ class Recovery:
             position += 1
             if flight.first > last:
                 break
+            if not (flight.pending or flight.lost):
+                continue  # nothing to learn of it: mostly its record was opened
             low, high = (
                 max(first, flight.first) - flight.first,
                 min(last, flight.first + flight.count - 1) - flight.first,
@@ -557,18 +570,18 @@ class Recovery:
         rtt = self.path.rtt
         if (self._reorder or self._threshold > PACKET_THRESHOLD) and now - self._reordered_at > REORDER_MEMORY:
             self._calm(now)
+        seen = bisect_right(self._firsts, largest)
+        doubtful = [flight for flight in self._flights[:seen] if flight.pending or flight.lost]
+        if not doubtful:  # nothing is missing: mostly so
+            del self._flights[:seen], self._firsts[:seen]
+            return 0, -inf
         delay = max(rtt.smoothed, rtt.latest or 0.0)
         delay = max(delay + max(delay / 8, self._reorder), GRANULARITY)
         lost_bytes = 0
         newest_lost_sent = -inf
-        flights = self._flights
         alive: list[Flight] = []
-        seen = 0
         forgotten = now - max(3 * delay, min(10 * delay, LATE_MEMORY))
-        for flight in flights:
-            if flight.first > largest:
-                break
-            seen += 1
+        for flight in doubtful:
             if flight.pending:
                 eligible = flight.pending
                 beyond = largest - flight.first + 1
@@ -594,7 +607,7 @@ class Recovery:
             if flight.pending or (flight.lost and flight.sent_at > forgotten):
                 alive.append(flight)
         if len(alive) < seen:
-            flights[:seen] = alive
+            self._flights[:seen] = alive
             self._firsts[:seen] = [flight.first for flight in alive]
         return lost_bytes, newest_lost_sent
 
@@ -698,8 +711,9 @@ class Recovery:
 
         That is so when nothing was heard for two probe timeouts, and for what carries an ack after many losses.
         """
-        doubt = self.probes > 1 or (acking and self.path.discovery.in_doubt)
-        return MIN_MTU if doubt else self.path.mtu
+        discovery = self.path.discovery
+        doubt = self.probes > 1 or (acking and discovery.in_doubt)
+        return MIN_MTU if doubt else discovery.mtu
 
     def give_up(self, record: SentRecord) -> None:
         """The record is not sent again; its information goes into a new one."""

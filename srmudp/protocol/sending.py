@@ -424,6 +424,15 @@ class SendHalf:
         """True if a channel may have something to send (credit is looked at when filling)."""
         return bool(self.rotation)
 
+    def is_brief(self, limit: int) -> bool:
+        """True if all that waits, credit apart, is one message that no more than ``limit`` bytes are needed for."""
+        if len(self.rotation) != 1:
+            return False
+        state = self.rotation[0]
+        if len(state.waiting) != 1 or state.resend or state.current is not None:
+            return False
+        return state.waiting[0].size + MAX_PART_HEADER <= limit
+
     def next_size(self) -> int:
         """At least how many bytes the channel whose turn it is has to send; credit apart."""
         if not self.rotation:
@@ -454,13 +463,19 @@ class SendHalf:
             Bytes appended.
         """
         used = 0
-        for _ in range(len(self.rotation)):
+        rotation = self.rotation
+        if len(rotation) == 1:
+            used, more = self._fill_channel(rotation[0], room, out, chunks)
+            if not more:
+                self._in_rotation.discard(rotation.popleft().number)
+            return used
+        for _ in range(len(rotation)):
             state = self._whose_turn()
             took, more = self._fill_channel(state, room - used, out, chunks)
             used += took
-            self.rotation.popleft()
+            rotation.popleft()
             if more:
-                self.rotation.append(state)
+                rotation.append(state)
             else:
                 self._in_rotation.discard(state.number)
             if (took and one_channel) or room - used < MAX_PART_HEADER + 1:
@@ -498,13 +513,16 @@ class SendHalf:
             used += self._emit(number, message, start, stop, out, chunks)
         while True:
             current = state.current
-            if current is None and state.waiting:
-                used += self._fill_whole(state, room - used, out, chunks)
+            if current is None:
+                if state.waiting:
+                    used += self._fill_whole(state, room - used, out, chunks)
+                if not state.waiting:
+                    return used, False
             if room - used < MAX_PART_HEADER + 1 or len(chunks) >= MAX_CHUNKS:
                 return used, True
             spare = min(self.channel_window - state.charged, self.connection_window - self.charged)
             if current is None:
-                if not state.waiting or spare < OVERHEAD:
+                if spare < OVERHEAD:
                     return used, False
                 # In this order recount() can tell how far it came.
                 current = state.waiting[0]
@@ -535,22 +553,25 @@ class SendHalf:
     def _fill_whole(self, state: SendChannel, room: int, out: list[bytes | memoryview], chunks: list[Chunk]) -> int:
         """The waiting messages that fit as they are. Says and does the same as the general way, in a fraction of it."""
         waiting, started, number = state.waiting, state.started, state.number
-        spare = min(self.channel_window - state.charged, self.connection_window - self.charged)
-        left = MAX_CHUNKS - len(chunks)
-        used = charged = 0
-        while waiting and left > 0:
+        charged = self.charged
+        spare = self.connection_window - charged
+        if self.channel_window - state.charged < spare:
+            spare = self.channel_window - state.charged
+        before, free = spare, room
+        sequence = state.next_sequence
+        for _ in range(min(len(waiting), MAX_CHUNKS - len(chunks))):
             message = waiting[0]
             size = message.size
             charge = OVERHEAD + size
-            if charge > spare - charged or size + MAX_PART_HEADER > room - used:
+            if charge > spare or size + MAX_PART_HEADER > free:
                 break
             # In this order recount() can tell how far it came, and sets the sums right.
-            sequence = message.sequence = state.next_sequence
+            message.sequence = sequence
             started.append(message)
             state.next_sequence = sequence + 1
             waiting.popleft()
             message.charge = charge
-            charged += charge
+            spare -= charge
             header = whole_message_header(number, sequence, size)
             out.append(header)
             out.append(message.content)
@@ -558,11 +579,11 @@ class SendHalf:
             message.sent = size
             if message.priority:
                 state.unrank(message.priority)
-            used += len(header) + size
-            left -= 1
-        state.charged += charged
-        self.charged += charged
-        return used
+            free -= len(header) + size
+            sequence += 1
+        state.charged += before - spare
+        self.charged = charged + before - spare
+        return room - free
 
     @staticmethod
     def _emit(

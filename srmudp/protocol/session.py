@@ -7,13 +7,22 @@ from typing import Final
 
 from ..crypto.backend import Backend
 from ..crypto.protection import FORGERY_LIMIT, LIMIT, RecordKeys
-from ..wire.packet import MAX_SEGMENTS, RECORD_OVERHEAD, RESEND_OVERHEAD, TAG, RecordHeader, cut_record
+from ..wire.packet import (
+    FIRST_SEGMENT,
+    MAX_SEGMENTS,
+    RECORD_OVERHEAD,
+    RESEND_OVERHEAD,
+    TAG,
+    RecordHeader,
+    cut_record,
+)
 from .handshake import Agreed
 from .records import RecordReceiver
 
 NUMBERS_KEPT: Final = 1 << 16
 """Numbers before the hard limit at which a session is replaced: what is said outside its usual output has room."""
 WORN: Final = LIMIT - NUMBERS_KEPT
+_tuple = tuple.__new__  # half the cost of calling a NamedTuple's class
 
 
 class Session:
@@ -62,22 +71,24 @@ class Session:
             Header, ciphertext, and the datagrams of the first flight back to back (``RECORD_OVERHEAD + header.size``
             bytes each).
         """
-        length = len(plaintext) + TAG
-        full = segment_room(mtu)
-        count = -(-length // full)
+        size = len(plaintext) + TAG
+        count = 1
         # One datagram may use the whole of the MTU; segments leave room for the longer header of a resend.
-        if count > 1 and length <= mtu - RECORD_OVERHEAD:
-            count = 1
-        assert count <= MAX_SEGMENTS
-        size = length if count == 1 else full
+        if size > mtu - RECORD_OVERHEAD:
+            full = segment_room(mtu)
+            count, size = -(-size // full), full
+            assert count <= MAX_SEGMENTS
+        keys = self.keys
         number = self.next_number
         first = self.next_transmission
         # Both are used up before the AEAD call: a failed or interrupted seal burns them.
         self.next_number = number + 1
         self.next_transmission = first + count
-        header = RecordHeader(self.keys.epoch, self.remote_index, number, first, count, size)
+        header = _tuple(RecordHeader, (keys.epoch, self.remote_index, number, first, count, size))
         aad = header.pack()
-        ciphertext = self.keys.seal(number, aad, plaintext)
+        ciphertext = keys.seal(number, aad, plaintext)
+        if count == 1:
+            return header, ciphertext, aad + FIRST_SEGMENT + ciphertext
         return header, ciphertext, cut_record(header, ciphertext, aad)
 
     def skip(self, datagrams: int) -> int:

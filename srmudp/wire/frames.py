@@ -69,7 +69,9 @@ Ranges = tuple[tuple[int, int], ...]
 _ZEROS = re.compile(rb"\x00+")
 # Writers know two forms of fixed width: a message of one part below 16 KiB, and anything with numbers below 2^30.
 _WHOLE = struct.Struct(">BBIBHH")
+_PARTS = (MESSAGE_PART, UNRELIABLE_PART)
 _WHOLE_SIZE = _WHOLE.size
+_pack_whole, _unpack_whole = _WHOLE.pack, _WHOLE.unpack_from
 _PART = struct.Struct(">BBIIII")
 _tuple = tuple.__new__
 
@@ -327,7 +329,7 @@ def message_part_header(
 def whole_message_header(channel: int, sequence: int, size: int) -> bytes:
     """:func:`message_part_header` of a message of ``size`` bytes in one part."""
     if sequence < 0x4000_0000 and size < 0x4000:
-        return _WHOLE.pack(MESSAGE_PART, channel, sequence | 0x8000_0000, 0, size | 0x4000, size | 0x4000)
+        return _pack_whole(MESSAGE_PART, channel, sequence | 0x8000_0000, 0, size | 0x4000, size | 0x4000)
     return message_part_header(channel, sequence, 0, size, size)
 
 
@@ -616,10 +618,10 @@ def parse_frames(plaintext: bytes) -> list[Frame]:
             if at >= size:
                 return frames
             kind = plaintext[at]
-            if kind in (MESSAGE_PART, UNRELIABLE_PART):
+            if kind in _PARTS:
                 start = at + _WHOLE_SIZE
                 if start <= size:
-                    _, channel, sequence, offset, total, length = _WHOLE.unpack_from(plaintext, at)
+                    _, channel, sequence, offset, total, length = _unpack_whole(plaintext, at)
                     sequence ^= 0x8000_0000
                     total ^= 0x4000
                     length ^= 0x4000
@@ -628,12 +630,12 @@ def parse_frames(plaintext: bytes) -> list[Frame]:
                 else:
                     channel, sequence, offset, total, length, start = _read_part(plaintext, at)
                 at = start + length
-                if channel >= CHANNELS or offset + length > total or at > size or not (length or not total):
+                if channel >= CHANNELS or offset + length > total or at > size or (total and not length):
                     raise DecodeError("a part outside its message or its record")
                 # A view keeps the whole record alive, so it must be most of it.
                 data = (
                     plaintext[start:at]
-                    if 2 * length < size or length <= COPY_LIMIT
+                    if length <= COPY_LIMIT or 2 * length < size
                     else memoryview(plaintext)[start:at]
                 )
                 if kind == MESSAGE_PART:
@@ -668,6 +670,21 @@ def parse_frames(plaintext: bytes) -> list[Frame]:
     if at < size:
         raise DecodeError(f"more than {MAX_FRAMES} frames")
     return frames
+
+
+def parse_lone_message(plaintext: bytes) -> tuple[int, int, bytes] | None:
+    """Channel, sequence and content if the record is one whole message in its usual form and nothing else.
+
+    The fast way through most records of small messages. None says nothing: :func:`parse_frames` then has the word.
+    """
+    length = len(plaintext) - _WHOLE_SIZE
+    if not 0 <= length < 0x4000:
+        return None
+    kind, channel, sequence, offset, total, said = _unpack_whole(plaintext)
+    if kind != MESSAGE_PART or offset or said != length | 0x4000 or total != said or channel >= CHANNELS:
+        return None
+    sequence ^= 0x8000_0000
+    return (channel, sequence, plaintext[_WHOLE_SIZE:]) if sequence < 0x4000_0000 else None
 
 
 def _read_part(data: bytes, at: int) -> tuple[int, int, int, int, int, int]:

@@ -39,6 +39,9 @@ PUNCH, PUBLIC_KEY, SHARED_KEY, COOKIE, RECORD, RESEND = 0xC1, 0xC2, 0xC3, 0xC4, 
 STUN_END = 4
 """First bytes below it are STUN's (RFC 7983 section 7)."""
 
+RECORD_KINDS = (RECORD, RESEND)
+"""The first bytes of what carries a record or a piece of one."""
+
 TAG = 16
 """Bytes of an AES-GCM tag, and of the tag of a PUNCH."""
 KEY = 32
@@ -83,6 +86,8 @@ _RESEND = struct.Struct(">BBQQQBHBQ")
 _U64 = struct.Struct(">Q")
 _RECORD_TYPE = bytes((RECORD,))
 _SEGMENT_BYTES = tuple(bytes((segment,)) for segment in range(MAX_SEGMENTS))
+FIRST_SEGMENT = _SEGMENT_BYTES[0]
+"""What stands between the header and the ciphertext of a record of one datagram."""
 _SEGMENT_BYTES_UPTO = tuple(_SEGMENT_BYTES[:count] for count in range(MAX_SEGMENTS + 1))
 _FORMATS_KEPT = 256
 _MIN_CIPHERTEXT = TAG + 1
@@ -459,26 +464,25 @@ def parse_run(buffer: bytes, offset: int, segment_size: int) -> tuple[RecordHead
         segment_size: bytes of a datagram on the wire.
     """
     end = len(buffer)
-    if end - offset <= RECORD_OVERHEAD:
+    begin = offset + RECORD_OVERHEAD
+    if end <= begin:
         return None
     kind, epoch, index, number, first, count, size, segment = _SEGMENT.unpack_from(buffer, offset)
-    if (
-        kind != RECORD
-        or segment != 0
-        or not 0 < count <= MAX_SEGMENTS
-        or number >= NUMBER_LIMIT
-        or first > NUMBER_LIMIT - count
-    ):
+    if kind != RECORD or segment or number >= NUMBER_LIMIT or first > NUMBER_LIMIT - count:
         return None
-    last = offset + (count - 1) * segment_size
-    if last + segment_size < end:
-        end = last + segment_size
     aad = buffer[offset : offset + RECORD_HEADER]
     if count == 1:
-        if end - offset != RECORD_OVERHEAD + size or size < _MIN_CIPHERTEXT:
+        if offset + segment_size < end:
+            end = offset + segment_size
+        if end - begin != size or size < _MIN_CIPHERTEXT:
             return None
-        ciphertext = buffer[offset + RECORD_OVERHEAD : end]
+        ciphertext = buffer[begin:end]
+    elif not 0 < count <= MAX_SEGMENTS:
+        return None
     else:
+        last = offset + (count - 1) * segment_size
+        if last + segment_size < end:
+            end = last + segment_size
         if size + RECORD_OVERHEAD != segment_size or end - last <= RECORD_OVERHEAD:
             return None
         # One unpack finds all headers and one all pieces: half the cost of comparing columns, a third of slicing
@@ -547,7 +551,7 @@ def cut_record(header: RecordHeader, ciphertext: bytes, aad: bytes | None = None
         aad = header.pack()
     count, size = header.count, header.size
     if count == 1:
-        return aad + b"\x00" + ciphertext
+        return aad + FIRST_SEGMENT + ciphertext
     parts = [aad] * (3 * count)
     parts[1::3] = _SEGMENT_BYTES_UPTO[count]
     parts[2::3] = (*_pieces(count - 1, size)(ciphertext), ciphertext[(count - 1) * size :])

@@ -8,16 +8,9 @@ from typing import Any
 import pytest
 
 from srmudp.config import Config
+from srmudp.protocol.allowance import BUFFER_COST, LARGEST_BUFFER, LEAST_BUFFER, LEAST_TURN, PACED_BATCH, TURN
 from srmudp.protocol.congestion import AckSample
-from srmudp.protocol.connection import (
-    BUFFER_COST,
-    LARGEST_BUFFER,
-    LEAST_BUFFER,
-    LEAST_TURN,
-    PACED_BATCH,
-    TURN,
-    Connection,
-)
+from srmudp.protocol.connection import Connection
 from tests.connections import Duo
 
 MTU = 1200
@@ -145,4 +138,5 @@ def test_what_is_told_of_a_buffer_is_believed_within_limits(
         Connection, "session_start", lambda self, *, brief=False: replace(inner(self, brief=brief), receive_buffer=told)
     )
     _, connection = sending(window=2000 * MTU, latency=0.0002)
-    assert connection._window() == min(2000 * MTU, max(believed // BUFFER_COST, 2 * MTU))
+    assert connection.recovery is not None
+    assert connection._allowance.window(connection.recovery) == min(2000 * MTU, max(believed // BUFFER_COST, 2 * MTU))
