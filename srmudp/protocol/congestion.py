@@ -261,9 +261,11 @@ class _MaxFilter:
         while entries and entries[-1][2] <= value:
             entries.pop()
         entries.append((round_count, now, value))
-        while entries[0][0] < round_count - 3 and entries[0][1] < now - seconds:
+        oldest_round, oldest, first = round_count - 3, now - seconds, entries[0]
+        while first[0] < oldest_round and first[1] < oldest:
             entries.popleft()
-        self.value = entries[0][2]
+            first = entries[0]
+        self.value = first[2]
 
     def clear(self) -> None:
         self._entries.clear()
@@ -416,33 +418,41 @@ class ModelBased:
                 self._publish()
 
     def on_ack(self, now: float, sample: AckSample) -> None:
-        round_start = sample.delivered_at_send >= self._next_round_delivered
+        acked, lost, newest_lost_sent, in_flight, delivered, at_send, rtt, smoothed, rate, app_limited, scatter = sample
+        round_start = at_send >= self._next_round_delivered
         if round_start:
-            self._next_round_delivered = sample.delivered
+            self._next_round_delivered = delivered
             self._round += 1
             self._round_low = inf
             self._remember()
-        if sample.smoothed_rtt is not None:
-            self._srtt = sample.smoothed_rtt
-            self._scatter = sample.scatter
-        self._update_bandwidth(now, sample, round_start)
-        self._update_rtt(now, sample.rtt)
-        if sample.acked_bytes:
-            self._update_extra(now, sample.acked_bytes)
-        before = sample.in_flight + sample.acked_bytes + sample.lost_bytes
-        self._in_flight = sample.in_flight
-        self._episode_peak = max(self._episode_peak, before)
-        self._episode_acked += sample.acked_bytes
-        self._count_loss(sample.lost_bytes, sample.newest_lost_sent)
-        self._judge_loss(now, round_start)
-        if not self._full and not sample.app_limited:
-            self._check_queue(sample.rtt)
+        if smoothed is not None:
+            self._srtt = smoothed
+            self._scatter = scatter
+        # A sample limited by the application or by probe_rtt says "at least this much" only.
+        limited = app_limited or self._phase == "probe_rtt"
+        if rate is not None and rate > 0.0 and (rate >= self._bandwidth.value or not limited):
+            self._update_bandwidth(now, rate, acked, in_flight, round_start)
+        if rtt is not None and rtt > 0.0:
+            self._update_rtt(now, rtt)
+        if acked:
+            self._update_extra(now, acked)
+        before = in_flight + acked + lost
+        self._in_flight = in_flight
+        if before > self._episode_peak:
+            self._episode_peak = before
+        self._episode_acked += acked
+        if lost:
+            self._count_loss(lost, newest_lost_sent)
+        if round_start or self._episode_lost:
+            self._judge_loss(now, round_start)
+        if not self._full and not app_limited:
+            self._check_queue(rtt)
             if round_start:
                 self._check_full(now)
-        self._advance(now, sample.in_flight, before, sample.lost_bytes > 0)
-        self._update_target(sample)
-        if self._bound < inf and sample.acked_bytes:
-            self._bound = self._curve.grow(now, self._bound, sample.acked_bytes, self._srtt or 0.0, self._segment)
+        self._advance(now, in_flight, before, lost > 0)
+        self._update_target(acked, delivered)
+        if acked and self._bound < inf:
+            self._bound = self._curve.grow(now, self._bound, acked, self._srtt or 0.0, self._segment)
             if self._bound > 1.25 * self._target and self._full and now - self._cut_at > self.BOUND_SECONDS:
                 self._bound = inf  # binds no more; the next loss sets it anew
         self._publish()
@@ -489,14 +499,7 @@ class ModelBased:
 
     # -- the model -----------------------------------------------------------------------------------------------
 
-    def _update_bandwidth(self, now: float, sample: AckSample, round_start: bool) -> None:
-        rate = sample.delivery_rate
-        if rate is None or rate <= 0.0:
-            return
-        # A sample limited by the application or by probe_rtt says "at least this much" only.
-        limited = sample.app_limited or self._phase == "probe_rtt"
-        if limited and rate < self._bandwidth.value:
-            return
+    def _update_bandwidth(self, now: float, rate: float, acked: int, in_flight: int, round_start: bool) -> None:
         if round_start:
             self._bandwidth_round += 1
         if self._full:
@@ -504,44 +507,49 @@ class ModelBased:
             # Acknowledgements that come in one burst are one: only the last of them has seen all of it.
             if now > self._burst_at + self.JITTER:
                 self._burst_at, self._burst_acked, self._rate_before = now, 0, self._rate
-            self._burst_acked += sample.acked_bytes
-            share = 2 * self._burst_acked / (sample.in_flight + self._burst_acked)
+            self._burst_acked += acked
+            share = 2 * self._burst_acked / (in_flight + self._burst_acked)
             if share < 1.0:
                 rate = self._rate_before + (rate - self._rate_before) * share
         self._rate = rate
         self._bandwidth.update(self._bandwidth_round, now, rate, self._memory)
 
-    def _update_rtt(self, now: float, rtt: float | None) -> None:
-        if rtt is None or rtt <= 0.0:
-            return
+    def _update_rtt(self, now: float, rtt: float) -> None:
         if rtt < self._round_low:
             self._round_low = rtt
         low, high = self._episode_rtt
-        self._episode_rtt = (min(low, rtt), max(high, rtt))
-        if self._phase == "probe_rtt":
-            self._probe_rtt_best = min(self._probe_rtt_best, rtt)
+        if not low <= rtt <= high:
+            self._episode_rtt = (rtt if rtt < low else low, rtt if rtt > high else high)
+        if self._phase == "probe_rtt" and rtt < self._probe_rtt_best:
+            self._probe_rtt_best = rtt
         previous, current, since = self._recent_rtt
         if now - since > self.MIN_RTT_SECONDS / 2:
-            previous, current, since = current, rtt, now
-        self._recent_rtt = (previous, min(current, rtt), since)
+            self._recent_rtt = (current, rtt, now)
+        elif rtt < current:
+            self._recent_rtt = (previous, rtt, since)
         previous, current, since = self._old_rtt
-        if rtt < current or now - since > self.QUEUE_MEMORY / 2:
-            if now - since > self.QUEUE_MEMORY / 2:
-                previous, current, since = current, rtt, now
-            self._old_rtt = (previous, min(current, rtt), since)
-        if rtt <= self._base_rtt:
+        if now - since > self.QUEUE_MEMORY / 2:
+            self._old_rtt = (current, rtt, now)
+        elif rtt < current:
+            self._old_rtt = (previous, rtt, since)
+        base = self._base_rtt
+        if rtt <= base:
             self._base_rtt, self._base_seen = rtt, now
-        elif rtt <= max(1.1 * self._base_rtt, self._base_rtt + self.JITTER / 2):
+        elif rtt <= 1.1 * base or rtt <= base + self.JITTER / 2:
             self._base_seen = now  # the path was (nearly) empty a moment ago: nothing to probe for
 
     def _update_extra(self, now: float, acked: int) -> None:
         """Ack aggregation: how far acknowledged bytes run ahead of the bandwidth (BBR draft, "extra_acked")."""
-        bandwidth = self._bandwidth.value
-        expected = 0.0 if self._extra_start is None else bandwidth * (now - self._extra_start)
-        if self._extra_start is None or self._extra_acked <= expected:
+        bandwidth, start = self._bandwidth.value, self._extra_start
+        expected = 0.0 if start is None else bandwidth * (now - start)
+        if start is None or self._extra_acked <= expected:
             self._extra_start, self._extra_acked, expected = now, 0, 0.0
         self._extra_acked += acked
-        extra = min(self._extra_acked - expected, self._target, 0.1 * bandwidth)
+        extra = self._extra_acked - expected
+        if self._target < extra:
+            extra = self._target
+        if 0.1 * bandwidth < extra:
+            extra = 0.1 * bandwidth
         self._extra.update(self._round, now, extra, self._memory)
 
     def _remember(self) -> None:
@@ -565,7 +573,7 @@ class ModelBased:
         """Bytes of the batches sent at this rate: 2 ms of it, at least 2 and at most all segments of a batch."""
         size, least = self._bandwidth.value * 0.002, 2.0 * self._segment
         if size < least:
-            return min(least, float(self._full_batch))
+            size = least
         return size if size < self._full_batch else float(self._full_batch)
 
     def _least(self) -> int:
@@ -573,49 +581,64 @@ class ModelBased:
 
         With less its two ends wait for each other's turns, and no switch is so small for its rate.
         """
-        if not self._lan:
-            return 4 * self._segment
-        carried = min(self._bandwidth.value * self.LAN_RTT, float(self.LAN_BATCHES * self._full_batch))
-        return max(int(carried), self._full_batch, 4 * self._segment)
+        least = 4 * self._segment
+        if self._base_rtt >= self.LAN_RTT:
+            return least
+        if self._full_batch > least:
+            least = self._full_batch
+        carried = self._bandwidth.value * self.LAN_RTT
+        if carried <= least:
+            return least
+        return int(min(carried, float(self.LAN_BATCHES * self._full_batch)))
 
     def _floor(self) -> float:
         """The smallest window the model gives; see "very small RTTs" above."""
-        if not self._lan:
+        if self._base_rtt >= self.LAN_RTT:
             return 4.0 * self._segment
-        most = float(max(self.LAN_BATCHES * self._full_batch, 4 * self._segment))
+        most = float(self.LAN_BATCHES * self._full_batch)
         if not self._full:
             return most
-        return min(most, max(self._bandwidth.value * self.LAN_LATENESS, float(self._least())))
+        late = self._bandwidth.value * self.LAN_LATENESS
+        return most if late >= most else max(late, float(self._least()))
 
-    def _update_target(self, sample: AckSample) -> None:
+    def _update_target(self, acked: int, delivered: int) -> None:
         # Scatter: the mean RTT of a path lies about twice that above its base, the longest about four times.
         goal = self._bdp(self.WINDOW_GAIN) + 3 * self._batch() + self._extra.value
         goal += 4 * self._bandwidth.value * self._scatter
+        target = self._target
         if self._full:
-            self._target = min(self._target + sample.acked_bytes, goal)
-        elif self._target < goal or sample.delivered < _initial_window(self._segment):
-            self._target += sample.acked_bytes
-        self._target = max(self._target, self._floor())
+            target += acked
+            if goal < target:
+                target = goal
+        elif target < goal or delivered < _initial_window(self._segment):
+            target += acked
+        floor = self._floor()
+        self._target = target if target > floor else floor
 
     def _publish(self) -> None:
-        window = min(self._target, self._bound)
+        target, bound, segment = self._target, self._bound, self._segment
+        window = target if target < bound else bound
         if self._phase == "probe_rtt":
             # On a LAN four segments may be the queue that is to be looked past.
-            self.window = int(max(min(window, self._bdp(0.5)), (2.0 if self._lan else 4.0) * self._segment))
+            self.window = int(max(min(window, self._bdp(0.5)), (2.0 if self._lan else 4.0) * segment))
         else:
-            self.window = int(max(window, self._least()))
-        if self._bandwidth.value > 0.0:
-            rate = self._gain * self._bandwidth.value * self.PACING_MARGIN
+            least = self._least()
+            self.window = int(window) if window > least else least
+        bandwidth, srtt = self._bandwidth.value, self._srtt
+        if bandwidth > 0.0:
+            rate = self._gain * bandwidth * self.PACING_MARGIN
             if not self._full and self.pacing_rate < inf:
-                rate = max(rate, self.pacing_rate if self._bound == inf else 0.0)
+                before = self.pacing_rate if bound == inf else 0.0
+                if before > rate:
+                    rate = before
                 # Samples limited by the application, of a handshake say, are no reason to begin slower than at first.
-                if self._srtt and self._bound == inf:
-                    rate = max(rate, self._gain * _initial_window(self._segment) / self._srtt)
-            if self._srtt:
-                rate = max(rate, 4 * self._segment / self._srtt)
+                if srtt and bound == inf and (first := self._gain * _initial_window(segment) / srtt) > rate:
+                    rate = first
+            if srtt and (slowest := 4 * segment / srtt) > rate:
+                rate = slowest
             self.pacing_rate = rate
-        elif self._srtt:
-            self.pacing_rate = self.STARTUP_GAIN * self.window / self._srtt
+        elif srtt:
+            self.pacing_rate = self.STARTUP_GAIN * self.window / srtt
 
     # -- phases --------------------------------------------------------------------------------------------------
 
@@ -643,18 +666,20 @@ class ModelBased:
         self._full_bandwidth, self._full_rounds, self._queued = self._bandwidth.value, 0, 0
 
     def _advance(self, now: float, in_flight: int, before: int, lost: bool) -> None:
-        if self._phase == "startup" and self._full:
-            self._phase, self._gain, self._cycle_start = "drain", 1 / self.STARTUP_GAIN, now
+        phase = self._phase
+        if phase == "probe_bw":
+            self._advance_cycle(now, before, lost)
+        elif phase == "startup" and self._full:
+            self._phase = phase = "drain"
+            self._gain, self._cycle_start = 1 / self.STARTUP_GAIN, now
         # What lies in no queue cannot be drained: where the path just became longer, or RTTs scatter.
-        if self._phase == "drain" and (
+        if phase == "drain" and (
             in_flight <= self._pipe() + self._batch() or now - self._cycle_start > 2 * (self._srtt or 0.0)
         ):
             # The protocol rooms have no randomness; the clock spreads flows over the cycle well enough. Not in 1.25
             # (there is nothing to find yet), nor in 0.75 (just drained).
             self._enter_cycle(now, 2 + int(now * 1e5) % 6)
-        elif self._phase == "probe_bw":
-            self._advance_cycle(now, before, lost)
-        if self._phase == "probe_rtt":
+        if phase == "probe_rtt":
             self._advance_probe_rtt(now, in_flight)
         elif self._full and self._base_rtt < inf and now - self._base_seen > self.MIN_RTT_SECONDS:
             recent = min(self._recent_rtt[0], self._recent_rtt[1])
@@ -674,7 +699,9 @@ class ModelBased:
 
     def _advance_cycle(self, now: float, before: int, lost: bool) -> None:
         elapsed = now - self._cycle_start
-        length = max(self._base_rtt + 2 * self._scatter, self.LAN_RTT)
+        length = self._base_rtt + 2 * self._scatter
+        if length < self.LAN_RTT:
+            length = self.LAN_RTT
         done = elapsed > length
         if self._gain > 1.0:
             # Long enough for the extra to show: under way, or lost. A bound window never shows it, hence the limit.
