@@ -243,6 +243,7 @@ class Attached:
 class _Mapping:
     internal: Address
     external: Address
+    made: float
     used: float
     """When it was last refreshed."""
     permits: dict[object, float]
@@ -258,6 +259,9 @@ class Nat(Attached):
         filtering: the same for who may answer (section 5).
         ports: external port: the internal one if free, else the next free one; random; or the last one plus one.
         lifetime: seconds after which an unused mapping or permission is gone.
+        expiry: seconds after which a mapping is gone however much it is used, as in carriers' NATs.
+        pool: ports there are to give; with ``block`` for each host inside. When all are taken a new flow is dropped.
+        block: each host inside has a pool of its own, as carriers give their subscribers (RFC 7422).
         hairpin: hosts behind it reach each other by external addresses (section 6).
         refresh_inbound: inbound datagrams keep a mapping alive too (section 4.3 demands it of outbound ones only).
         overload: flows to different remotes share one external port, as in Linux; needs APDM.
@@ -273,6 +277,9 @@ class Nat(Attached):
         filtering: Literal["EIF", "ADF", "APDF"] = "APDF",
         ports: Literal["preserve", "random", "sequential"] = "preserve",
         lifetime: float = 120.0,
+        expiry: float = math.inf,
+        pool: int | None = None,
+        block: bool = False,
         hairpin: bool = False,
         refresh_inbound: bool = False,
         overload: bool = False,
@@ -286,8 +293,11 @@ class Nat(Attached):
             raise ValueError("ports is preserve, random or sequential")
         if (overload and mapping != "APDM") or (unsolicited and not overload):
             raise ValueError("overload needs mapping APDM, unsolicited needs overload")
+        if block and pool is None:
+            raise ValueError("block needs a pool")
         self.mapping, self.filtering, self.ports = mapping, filtering, ports
         self.lifetime, self.hairpin, self.refresh_inbound = lifetime, hairpin, refresh_inbound
+        self.expiry, self.pool, self.block = expiry, pool, block
         self.overload, self.unsolicited, self.udp = overload, unsolicited, udp
         self.inside: Realm
         self._mappings: dict[object, _Mapping] = {}
@@ -295,7 +305,8 @@ class Nat(Attached):
         self._forwards: dict[Address, Address] = {}
         self._occupied: dict[object, float] = {}
         self._burnt: set[Address] = set()
-        self._next_port = 0
+        self._next_port: dict[str, int] = {}
+        self._blocks: dict[str, int] = {}
 
     @classmethod
     def profile(cls, name: str, **changes: Any) -> Self:
@@ -331,13 +342,18 @@ class Nat(Attached):
         if not self.udp:
             counts["nat_blocked"] += count_datagrams(buffer, segment_size)
             return
-        if destination[0] not in self.addresses:
-            self.leave(buffer, segment_size, self.translate(source, destination), destination)
-            return
-        if not self.hairpin:
+        hairpin = destination[0] in self.addresses
+        if hairpin and not self.hairpin:
             counts["nat_hairpin"] += count_datagrams(buffer, segment_size)
             return
-        source = self.translate(source, destination)  # external source: RFC 4787 REQ-9
+        external = self.translate(source, destination)
+        if external is None:
+            counts["nat_exhausted"] += count_datagrams(buffer, segment_size)
+            return
+        if not hairpin:
+            self.leave(buffer, segment_size, external, destination)
+            return
+        source = external  # RFC 4787 REQ-9
         internal = self._admit(source, destination, count_datagrams(buffer, segment_size))
         target = self.inside.attached.get(internal[0]) if internal is not None else None
         if internal is not None and target is not None:
@@ -353,8 +369,11 @@ class Nat(Attached):
         else:
             target.enter(buffer, segment_size, source, internal)
 
-    def translate(self, source: Address, destination: Address) -> Address:
-        """The external source of an outbound datagram; makes or refreshes its mapping and permission."""
+    def translate(self, source: Address, destination: Address) -> Address | None:
+        """The external source of an outbound datagram; makes or refreshes its mapping and permission.
+
+        None if there is no port left.
+        """
         now, how = self.net.now, "NONE" if self.untranslated(source[0]) else self.mapping
         key: object = source
         if how == "ADM":
@@ -364,7 +383,9 @@ class Nat(Attached):
         mapping = self._mappings.get(key)
         if mapping is None or not self._live(mapping):
             external = source if how == "NONE" else self._allocate(source, destination)
-            mapping = self._mappings[key] = _Mapping(source, external, now, {})
+            if external is None:
+                return None
+            mapping = self._mappings[key] = _Mapping(source, external, now, now, {})
             self._by_external[self._external_key(external, destination)] = mapping
         mapping.used = mapping.permits[self._permit_key(destination)] = now
         return mapping.external
@@ -398,7 +419,8 @@ class Nat(Attached):
         return self.mapping == "NONE" or ":" in address
 
     def _live(self, mapping: _Mapping) -> bool:
-        return self.net.now - mapping.used < self.lifetime
+        now = self.net.now
+        return now - mapping.used < self.lifetime and now - mapping.made < self.expiry
 
     def _permit_key(self, remote: Address) -> object:
         if self.filtering == "APDF" or (":" in remote[0] and self.mapping != "NONE"):
@@ -408,32 +430,52 @@ class Nat(Attached):
     def _external_key(self, external: Address, remote: Address) -> object:
         return (external, remote) if self.overload and not self.untranslated(external[0]) else external
 
-    def _allocate(self, source: Address, remote: Address) -> Address:
+    def _allocate(self, source: Address, remote: Address) -> Address | None:
+        ports = self._ports_for(source[0])
+        owner = source[0] if self.block else ""
+        chance = self.net.random
+        if not ports:
+            return None
         if self.ports == "preserve":
             port = source[1]
         elif self.ports == "sequential":
-            port = self._next_port = (self._next_port or self.net.random.randrange(20_000, 40_000)) + 1
+            if owner not in self._next_port:
+                self._next_port[owner] = ports[0] if self.pool else chance.randrange(20_000, 40_000)
+            port = self._next_port[owner] = self._next_port[owner] + 1
         else:
-            port = self.net.random.randrange(1024, 65_536)
-        for _ in range(65_536):
+            port = chance.choice(ports)
+        for attempt in range(len(ports)):
+            if port not in ports and (attempt or self.pool is not None):  # any port may be preserved
+                port = ports[0]
             external = Address(self.address, port)
-            key = self._external_key(external, remote)
-            holder = self._by_external.get(key)
-            occupied = self._occupied.get(key)
-            if (
-                external not in self._burnt
-                and self._forwards.get(external, source) == source
-                and (holder is None or not self._live(holder))
-                and (occupied is None or self.net.now - occupied >= self.lifetime)
-            ):
+            if self._is_free(external, source, remote):
+                if self.ports == "sequential":
+                    self._next_port[owner] = port
                 return external
-            port = port + 1 if port < 65_535 else 1024
-            if self.ports == "random":
-                port = self.net.random.randrange(1024, 65_536)
-            elif self.ports == "sequential":
-                self._next_port = port
-        raise RuntimeError(f"NAT {self.name} has no free port")
+            port = chance.choice(ports) if self.ports == "random" and attempt < _DRAWS else port + 1
+        return None
 
+    def _ports_for(self, inside: str) -> range:
+        """The ports that may be given to a host inside."""
+        if self.pool is None:
+            return range(1024, 65_536)
+        number = self._blocks.setdefault(inside, len(self._blocks)) if self.block else 0
+        first = 1024 + number * self.pool
+        return range(first, first + self.pool) if first + self.pool <= 65_536 else range(0)
+
+    def _is_free(self, external: Address, source: Address, remote: Address) -> bool:
+        key = self._external_key(external, remote)
+        holder, occupied = self._by_external.get(key), self._occupied.get(key)
+        return (
+            external not in self._burnt
+            and self._forwards.get(external, source) == source
+            and (holder is None or not self._live(holder))
+            and (occupied is None or self.net.now - occupied >= self.lifetime)
+        )
+
+
+_DRAWS = 64
+"""Ports drawn before a random allocator looks at one after the other."""
 
 NAT_PROFILES: dict[str, dict[str, Any]] = {
     "open": {"mapping": "NONE", "filtering": "EIF"},
@@ -454,5 +496,15 @@ NAT_PROFILES: dict[str, dict[str, Any]] = {
         "unsolicited": True,
     },
     "linux-random": {"mapping": "APDM", "filtering": "APDF", "ports": "random", "refresh_inbound": True},
+    "carrier": {
+        "mapping": "EIM",
+        "filtering": "APDF",
+        "ports": "random",
+        "lifetime": 60.0,
+        "expiry": 300.0,
+        "pool": 512,
+        "block": True,
+        "hairpin": True,
+    },
 }
 """Arguments of :class:`Nat` for the kinds of NAT met in homes, firms and mobile networks."""

@@ -404,6 +404,7 @@ class SimNet:
         assert source is not None, "no address of that family"
         while remote[0] not in realm.attached and realm.gateway is not None:
             source = realm.gateway.translate(source, remote)
+            assert source is not None, "no port left"
             realm = realm.gateway.realm
         return source
 

@@ -189,6 +189,46 @@ def test_linux_shares_a_port_until_a_stranger_takes_it() -> None:
         assert home.seen_by(S2).port == 5000
 
 
+def test_a_carrier_forgets_a_mapping_however_much_it_is_used() -> None:
+    home = Home(Nat(ports="random", lifetime=60, expiry=300))
+    first = home.seen_by(S1)
+    for _ in range(14):
+        home.net.run(20)
+        assert home.seen_by(S1) == first
+    home.net.run(21)
+    assert not home.reaches(S1, first)
+    second = home.seen_by(S1)
+    assert second != first
+    assert home.reaches(S1, second)
+
+
+@pytest.mark.parametrize("ports", ["preserve", "sequential", "random"])
+def test_when_all_ports_are_taken_new_flows_are_dropped_and_old_ones_go_on(ports: Any) -> None:
+    home = Home(Nat(mapping="APDM", ports=ports, pool=2, lifetime=100))
+    seen = {home.seen_by(S1), home.seen_by(S2)}
+    assert {address.port for address in seen} == {1024, 1025}
+    home.sim.do(home.a.send, S1B, b"one too many")
+    home.net.run(1)
+    assert home.servers[S1B].got == []
+    assert home.net.counts["nat_exhausted"] == 1
+    assert home.seen_by(S1) in seen
+    home.net.run(99.5)
+    assert home.seen_by(S1B) in seen  # the one of S2 was free again
+
+
+def test_subscribers_have_blocks_of_ports() -> None:
+    home = Home(Nat(mapping="APDM", ports="random", pool=8, block=True))
+    home.net.add_host("c", "192.168.1.3", behind="home")
+    other = home.net.attach(Toy(), "c", 5000)
+    mine = {home.seen_by(server).port for server in (S1, S1B, S2)}
+    others = {home.seen_by(server, other).port for server in (S1, S1B, S2)}
+    assert mine <= set(range(1024, 1032))
+    assert others <= set(range(1032, 1040))
+    assert len(mine) == len(others) == 3
+    with pytest.raises(ValueError, match="block needs a pool"):
+        Nat(block=True)
+
+
 def test_carrier_nat_in_front_of_homes() -> None:
     net = SimNet()
     net.add_nat("carrier", "203.0.113.1", Nat(hairpin=True))
