@@ -394,6 +394,8 @@ class SecureReliableSocket(StreamSurface):
         message = line.receive(timeout)
         if message is None:
             return None
+        if self._wants_descriptor:
+            line.inbox.refresh()  # the line does it too, but perhaps a moment later
         return self._sender(), message.content, self.peer_public_key
 
     def _sender(self) -> str:
