@@ -111,10 +111,14 @@ def letter_of(
         TypeError: ``data`` is not bytes-like.
         ValueError: an option is out of range.
     """
-    content = _content(data)
-    if isinstance(channel, bool) or not isinstance(channel, int) or not 0 <= channel < CHANNELS:
+    content = data if type(data) is bytes else _content(data)
+    if (
+        type(channel) is not int and (type(channel) is bool or not isinstance(channel, int))
+    ) or not 0 <= channel < CHANNELS:
         raise ValueError(f"channel must be between 0 and {CHANNELS - 1}, not {channel!r}")
-    if isinstance(priority, bool) or not isinstance(priority, int) or priority not in PRIORITIES:
+    if (
+        type(priority) is not int and (type(priority) is bool or not isinstance(priority, int))
+    ) or priority not in PRIORITIES:
         raise ValueError(f"priority must be between {PRIORITIES[0]} and {PRIORITIES[-1]}, not {priority!r}")
     if ttl is not None and not ttl > 0:
         raise ValueError(f"ttl must be a positive number of seconds or None, not {ttl!r}")
@@ -154,8 +158,6 @@ def check_timeout(timeout: float | None) -> float | None:
 
 def _content(data: Any) -> bytes:
     """``data`` as bytes that nobody else can change."""
-    if type(data) is bytes:
-        return data
     if isinstance(data, str):
         raise TypeError("send() takes bytes, not str: use text.encode()")
     try:

@@ -88,7 +88,8 @@ class Outcome:
         else:
             self._failed[name] = failure
         self._pending.pop(name, None)
-        self._wake_if_over()
+        if self._waiting:
+            self._wake_if_over()
 
     def _wake_if_over(self) -> None:
         if self._waiting and not self._pending and not self._open:
@@ -145,6 +146,9 @@ class Inbox:
 
     Args:
         nudge: called whenever :meth:`get_now` may give something that it did not before.
+
+    Attributes:
+        has_descriptor: :meth:`refresh` has something to do.
     """
 
     def __init__(self, nudge: Callable[[], None] = lambda: None) -> None:
@@ -153,6 +157,7 @@ class Inbox:
         self._returned: deque[Letter] = deque()
         self._closed = False
         self._signal: Wakeup | None = None
+        self.has_descriptor = False
         self._signalled = False
         self._signal_lock = threading.RLock()
 
@@ -166,9 +171,15 @@ class Inbox:
         """True if :meth:`get` would wait."""
         return not self._ready()
 
+    def has_none(self) -> bool:
+        """The same, to be called."""
+        return not self._ready()
+
     def get_now(self) -> Letter | None:
         """The oldest if there is one."""
-        return self.get(0)
+        if self._closed or self._returned:
+            return self.get(0)
+        return None if self._queue.empty() else self.get(0)
 
     def get(self, timeout: float | None) -> Letter | None:
         """The oldest, or None when the time is over or the inbox closed (then at once). Any thread."""
@@ -178,7 +189,7 @@ class Inbox:
             with contextlib.suppress(IndexError):  # another thread was faster
                 return self._returned.popleft()
         try:
-            letter = take(self._queue, timeout)
+            letter = self._queue.get_nowait() if timeout == 0 else take(self._queue, timeout)
         except Empty:
             return None
         if letter is None:
@@ -218,6 +229,7 @@ class Inbox:
             with self._signal_lock:
                 if self._signal is None:
                     self._signal = signal
+                    self.has_descriptor = True
             if self._signal is not signal:
                 signal.close()
         self.refresh()

@@ -38,14 +38,14 @@ it goes to sleep. ``_BACKUP`` is for a reader that breaks its promise, interrupt
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
+from os import getpid
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from ..exceptions import LocalProtocolError, SocketClosed
 from .faults import Faults
@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     from ..protocol.events import Event
     from ..transports.base import Batch, Transport
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _BACKLOG = 16
 """Sealed batches in the transmit queue at most. More would be sealed too early and hold the lock for too long."""
@@ -66,6 +66,10 @@ _SHARE = 128
 """Batches one call sends before it leaves the rest to the receiver thread, so that ``send`` returns to its caller."""
 _BURST = 64
 """Batches read before they are handled."""
+_LONE = 2048
+"""Bytes of a batch at most that came alone, perhaps: acknowledging it needs no knowledge of what follows."""
+_SLEPT = 0.00003
+"""Seconds after which a wait was a sleep: nothing had come before."""
 _HOLD = 0.002
 """Seconds the receiver thread keeps the lock at most while senders may want it."""
 _TICK = 0.0001
@@ -90,10 +94,6 @@ _BACKUP = 0.025
 """Seconds by which the timer thread is late, or twice that, for a deadline that another thread was to keep."""
 _EMPTY_TURNS = 64
 """Turns of the receiver thread without a result before it pauses: a descriptor in error is always ready."""
-
-
-def _nothing(now: float) -> None:
-    pass
 
 
 class Reentered(LocalProtocolError):
@@ -131,7 +131,7 @@ class Driver:
         self._on_output = on_output
         self._span = span
         self._asleep = time_asleep()
-        self._pid = os.getpid()
+        self._pid = getpid()
         self._lock = threading.RLock()
         self._busy = False
         self._send_lock = threading.RLock()
@@ -150,13 +150,14 @@ class Driver:
         self._poller = Poller(transport.fileno(), self._wakeup.fileno())
         self._nudge = Wakeup()
         self._read_lock = threading.Lock()  # two may read for a moment; what they read must be handled in order
+        self._receive_lone: Callable[[], Batch | None] | None = getattr(transport, "receive_lone", None)
         self._unread = False  # a transport may have read more than it gave out, of which the descriptor says nothing
         self._readers_poller = Poller(transport.fileno(), self._nudge.fileno())
         self.lease = Lease(self._wakeup.set, self._nudge.set)
         self._gathered = 0  # calls whose output was put off
         self._gathered_until = -inf
         self._at_once: float = _AT_ONCE  # calls whose output need not be put off
-        self._at_once_at = -inf
+        self._at_once_at = 0.0
         self._notes: deque[tuple[Callable[[float, Any], None], Any]] = deque()
         self._threads = [
             threading.Thread(target=self._receive_loop, name="srmudp-receiver", daemon=True),
@@ -176,10 +177,10 @@ class Driver:
         Raises:
             LocalProtocolError: this is a child made by ``fork``; its copy of the keys must never seal anything.
         """
-        if self._pid != os.getpid():
+        if self._pid != getpid():
             raise LocalProtocolError("this socket belongs to the parent process; make a new one after fork()")
 
-    def run(self, work: Callable[Concatenate[float, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def run(self, work: Callable[[float, Unpack[Ts]], T], *args: *Ts) -> T:
         """What ``work(now, ...)`` returns, called under the lock; its output is on the wire or queued afterwards.
 
         Raises:
@@ -187,17 +188,18 @@ class Driver:
             SocketClosed: the driver has been shut down.
             LocalProtocolError: in a child process.
         """
-        return self._run(False, work, *args, **kwargs)
+        return self._run(False, work, args)
 
-    def run_gathering(self, work: Callable[Concatenate[float, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def run_gathering(self, work: Callable[[float, Unpack[Ts]], T], *args: *Ts) -> T:
         """As :meth:`run`, for little output: if many such calls come in a row, that of several leaves together.
 
         It waits for at most :data:`_GATHERED` calls or about :data:`_GATHER` seconds.
         """
-        return self._run(True, work, *args, **kwargs)
+        return self._run(True, work, args)
 
-    def _run(self, gather: bool, work: Callable[Concatenate[float, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        self.check_process()
+    def _run(self, gather: bool, work: Callable[[float, Unpack[Ts]], T], args: tuple[*Ts]) -> T:
+        if self._pid != getpid():
+            self.check_process()
         with self._lock:
             if self._busy:
                 raise Reentered
@@ -208,7 +210,7 @@ class Driver:
                 now = monotonic()
                 if self._notes:
                     self._do_notes(now)
-                result = work(now, *args, **kwargs)
+                result = work(now, *args)
                 if gather and self._puts_off(now):
                     return result
                 self._collect(now)
@@ -223,11 +225,12 @@ class Driver:
     def _puts_off(self, now: float) -> bool:
         """Under the lock: whether the output of this call waits for that of the next ones."""
         if not self._gathered:
-            self._at_once = min(_AT_ONCE, self._at_once + (now - self._at_once_at) * _AT_ONCE_RATE)
+            left = self._at_once + (now - self._at_once_at) * _AT_ONCE_RATE
             self._at_once_at = now
-            if self._at_once >= 1:
-                self._at_once -= 1
+            if left >= 1:
+                self._at_once = (left if left < _AT_ONCE else _AT_ONCE) - 1
                 return False
+            self._at_once = left
             self._gathered_until = now + _GATHER
             if self._sleep_until > self._gathered_until + _GATHER:
                 self._turn_by(self._gathered_until)
@@ -238,30 +241,34 @@ class Driver:
         """On the application's thread, without the lock: what the endpoint gave goes its ways."""
         if self._jobs:
             self._baton.wake()  # key agreement is slow: not in the caller's thread
-        if self._transmit():
+        if (self._out or self._more) and self._transmit():
             self._wakeup.set()
         self._on_output()
 
-    def note(self, work: Callable[[float, Any], None], argument: Any) -> None:
+    def note(
+        self, work: Callable[[float, Any], None], argument: Any, is_last: Callable[[], bool] = lambda: False
+    ) -> None:
         """Have ``work(now, argument)`` called with the next work under the lock; without any, in about :data:`_NOTE`.
 
         For what is worth no round of its own. Whatever is done under the lock after this sees it done.
+
+        Args:
+            is_last: asked where nobody is about to see to notes: no other is to be waited for, so it is done at once.
 
         Raises:
             Reentered, SocketClosed, LocalProtocolError: as :meth:`run`; it is noted nevertheless.
         """
         self._notes.append((work, argument))
         if len(self._notes) >= _NOTES:
-            self.run(_nothing)
+            self.run(self._see_to_timers)
         elif not self.lease.ends_soon:  # the receiver thread's turn begins with the notes, as the timer thread's does
-            due = monotonic() + _NOTE
-            if self._sleep_until > due:
-                self._turn_by(due)
-
-    def work_off_notes(self) -> None:
-        """See to what was noted now. Raises as :meth:`run`."""
-        if self._notes:
-            self.run(_nothing)
+            try:
+                if is_last():
+                    self.run(self._see_to_timers)
+            finally:
+                due = monotonic() + _NOTE
+                if self._notes and self._sleep_until > due:
+                    self._turn_by(due)
 
     def _do_notes(self, now: float) -> None:
         notes = self._notes
@@ -273,7 +280,7 @@ class Driver:
                 self._faults.add("note", error)
             notes.popleft()  # after it: an interrupt has it done twice rather than never
 
-    def peek(self, look: Callable[Concatenate[float, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def peek(self, look: Callable[[float, Unpack[Ts]], T], *args: *Ts) -> T:
         """What ``look(now, ...)`` returns, called under the lock. For reading only; works after :meth:`shutdown` too.
 
         Raises:
@@ -285,7 +292,7 @@ class Driver:
                 raise Reentered
             try:
                 self._busy = True
-                return look(monotonic(), *args, **kwargs)
+                return look(monotonic(), *args)
             finally:
                 self._busy = False
 
@@ -335,20 +342,22 @@ class Driver:
         if not lease.enter():
             return None
         try:
-            if self._notes or self._due <= monotonic():
+            now = monotonic()
+            if self._notes or self._due <= now:
                 self.run(self._see_to_timers)
-            while True:
-                result = check()
-                now = monotonic()
-                if result is not None or self._stopping or (deadline is not None and now >= deadline):
-                    return result
-                lease.renew()
+            while (result := check()) is None and not self._stopping and (deadline is None or now < deadline):
                 until = now if self._unread else now + LEASE / 2
                 if deadline is not None and deadline < until:
                     until = deadline
-                due = self._sleep_of_reader(now, until)
+                lease.looks_at = until
+                due = self._due
+                if due < until:
+                    if due > now:
+                        lease.looks_at = until = due
+                    else:  # it has looked already
+                        self._hand_over()
                 try:
-                    woken, _ = self._readers_poller.wait(timeout=min(until, due) - now)
+                    woken = self._readers_poller.until_readable(until - now)
                 except (OSError, ValueError):
                     if self.stopped:  # the descriptors are closed
                         return None
@@ -356,12 +365,16 @@ class Driver:
                 lease.looks_at = -inf
                 if woken:
                     self._nudge.clear()
-                if due < until and due <= monotonic():
+                began, now = now, lease.renew()
+                slept = now - began > _SLEPT
+                if until == due <= now:
                     self.run(self._see_to_timers)
+                    now = monotonic()
                 with self._read_lock:
-                    batches, _ = self._read_burst()
+                    batches = self._read_one_or_more() if slept else self._read_burst()[0]
                     if batches:
                         self._handle(batches, True, self._after_work)
+            return result
         except BaseException:
             lease.end()
             raise
@@ -372,21 +385,8 @@ class Driver:
             if self._unread:
                 self._wakeup.set()
 
-    def _sleep_of_reader(self, now: float, until: float) -> float:
-        """The deadline that a reader is to sleep to, for it would sleep until ``until``; ``inf`` without one."""
-        lease = self.lease
-        lease.looks_at = until
-        due = self._due
-        if due >= until:
-            return inf
-        if due <= now:  # it has looked already
-            self._hand_over()
-            return inf
-        lease.looks_at = due
-        return due
-
     def _see_to_timers(self, now: float) -> None:
-        """Under the lock, by a reader: what the timer thread would do."""
+        """Under the lock, by others than the timer thread: what that would do. Notes are done before."""
         deadline = self.endpoint.next_timer()
         if deadline is not None and deadline <= now:
             try:
@@ -444,12 +444,14 @@ class Driver:
             self._jobs.append(job)
         out = self._out
         self._more = True
-        while len(out) < _BACKLOG:
+        room = _BACKLOG - len(out)
+        while room > 0:
             transmit = endpoint.poll_transmit(now)
             if transmit is None:
                 self._more = False
                 break
             out.append(transmit)
+            room -= 1
         while (event := endpoint.next_event()) is not None:
             try:
                 self._on_event(event, now)
@@ -566,7 +568,8 @@ class Driver:
                 away = self.lease.stand_by()
                 if not away:
                     self._hand_over()
-                    self.work_off_notes()  # who made them has not come back
+                    if self._notes:  # who made them has not come back
+                        self.run(self._see_to_timers)
                 limit = away or (0.0 if self._unread else None)
                 woken, writable = self._poller.wait(reading=not away, writing=self._blocked, timeout=limit)
                 if woken:
@@ -617,6 +620,20 @@ class Driver:
             batches.append(batch)
         return batches, not self._unread
 
+    def _read_one_or_more(self) -> list[Batch]:
+        """What has come while one slept: mostly one small datagram, and then it is not asked for more at once."""
+        if self._receive_lone is None or self._unread:
+            return self._read_burst()[0]
+        self._unread = True
+        batch = self._receive_lone()
+        if batch is None:
+            self._unread = False
+            return []
+        if len(batch.buffer) > _LONE:
+            return [batch, *self._read_burst()[0]]
+        self._unread = False
+        return [batch]
+
     def _handle(self, batches: list[Batch], ended: bool, between: Callable[[], None]) -> None:
         """Feed ``batches`` to the endpoint, letting go of the lock every now and then to do what is ``between``."""
         endpoint, index, count = self.endpoint, 0, len(batches)
@@ -628,7 +645,8 @@ class Driver:
                     self._busy = True
                     now = monotonic()
                     limit = now + _HOLD
-                    self._at_once = min(_AT_ONCE, self._at_once + 2)  # who answers what came does so at once
+                    if self._at_once < _AT_ONCE:
+                        self._at_once += 2  # who answers what came does so at once
                     if self._notes:
                         self._do_notes(now)
                     while index < count and now < limit:
@@ -638,7 +656,8 @@ class Driver:
                             endpoint.handle_batch(buffer, segment_size, source, now)
                         except Exception as error:
                             self._faults.add("batch", error)
-                        now = monotonic()
+                        if index < count:
+                            now = monotonic()
                     if index == count and ended:
                         try:
                             endpoint.handle_burst_end(now)

@@ -134,8 +134,10 @@ class Engine:
 
     def _after_round(self) -> None:
         """Without the lock, after the endpoint was worked with."""
-        self.inbox.refresh()
-        self.house.tell_news()
+        if self.inbox.has_descriptor:
+            self.inbox.refresh()
+        if self.house.news:
+            self.house.tell_news()
 
     def decide(self, event: PeerEvent) -> None:
         """Have the application asked about a stranger, if it wants to be; see :class:`Shell`."""
@@ -267,7 +269,8 @@ class Engine:
 
     def send(self, letter: Letter, recipient: str | Sequence[str] | None, timeout: float | None) -> Delivery:
         """Queue a message and transmit what the window allows; see ``MultiHolepunchSocket.send``."""
-        self.house.check_size(letter)
+        if len(letter.content) > self.house.config.max_message_size:
+            self.house.check_size(letter)
         try:
             if isinstance(recipient, str):
                 run = self.driver.run_gathering if len(letter.content) <= _SMALL else self.driver.run
@@ -331,9 +334,9 @@ class Engine:
         """As :meth:`receive`, but it is not taken until :meth:`note_taken`."""
         driver, inbox = self.driver, self.inbox
         driver.check_process()
-        letter = inbox.get(0)
-        if letter is None and timeout != 0 and not self.closing:
-            deadline = _deadline(timeout)
+        letter = inbox.get_now()
+        if letter is None and timeout != 0 and not self.house.closing:
+            deadline = None if timeout is None else monotonic() + timeout
             try:
                 letter = driver.read_until(inbox.get_now, deadline)
             except Reentered:  # a signal handler: others read
@@ -349,9 +352,7 @@ class Engine:
         """The application has this message. False if the socket is closed."""
         driver, inbox = self.driver, self.inbox
         try:
-            driver.note(self.house.taken, letter[1])
-            if inbox.is_empty and not driver.lease.ends_soon:
-                driver.work_off_notes()
+            driver.note(self.house.taken, letter[1], inbox.has_none)
         except Reentered:
             inbox.refresh()
         except SocketClosed:

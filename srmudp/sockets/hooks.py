@@ -336,9 +336,7 @@ class Hooks(Registry):
             done.append(hook)
         if full:
             return False
-        self._driver.note(self._taken, parcel)
-        if self._queue.empty() and not self._driver.lease.ends_soon:
-            self._driver.work_off_notes()
+        self._driver.note(self._taken, parcel, self._queue.empty)
         return True
 
     def _taken(self, now: float, parcel: Parcel) -> None:

@@ -97,7 +97,7 @@ class Household(Generic[D]):
         self.deliveries: dict[int, tuple[D, str]] = {}
         self._shell = shell
         self._new_delivery = new_delivery
-        self._news: deque[PeerEvent] = deque(maxlen=64)  # to be logged by tell_news()
+        self.news: deque[PeerEvent] = deque(maxlen=64)  # to be logged by tell_news()
         self._news_rate = {kind: RateLimit() for kind in EventKind}
 
     def check_open(self) -> None:
@@ -135,7 +135,7 @@ class Household(Generic[D]):
 
     def _on_peer_event(self, event: PeerEvent) -> None:
         if log.isEnabledFor(logging.INFO):
-            self._news.append(event)
+            self.news.append(event)
         self._shell.wake(PEERS)
         self._shell.wake(ROOM)  # a removed or changed peer has no queue to wait for
         if event.kind is EventKind.PENDING:
@@ -146,8 +146,8 @@ class Household(Generic[D]):
 
     def tell_news(self) -> None:
         """Log what happened to peers. Any thread, not while the endpoint is worked with."""
-        while self._news:
-            event = self._news.popleft()
+        while self.news:
+            event = self.news.popleft()
             if self._news_rate[event.kind]():
                 who = event.peer_id.tag if event.peer_id is not None else "no key yet"
                 log.info("= %s (%s) at %s: %s %s", repr(event.peer), who, event.address, event.kind, event.reason)
@@ -324,7 +324,8 @@ class Household(Generic[D]):
 
     def send_one(self, now: float, name: str, letter: Letter) -> D | None:
         """The common case: to one peer. None if its queue has no room."""
-        self.check_open()
+        if self.closing:
+            self.check_open()
         if letter.reliable and not self.endpoint.has_room(name, len(letter.content)):
             return None
         delivery = self._new_delivery(())

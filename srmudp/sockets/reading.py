@@ -80,13 +80,15 @@ class Lease:
                 self.end()
             return False
         self._holder = me
-        self.renew()
+        self._until = monotonic() + LEASE
         self.looks_at = -inf
         return True
 
-    def renew(self) -> None:
-        """Still reading."""
-        self._until = monotonic() + LEASE
+    def renew(self) -> float:
+        """Still reading. Returns the time."""
+        now = monotonic()
+        self._until = now + LEASE
+        return now
 
     def leave(self) -> None:
         """This thread has what it waited for, and may be back soon."""

@@ -200,6 +200,15 @@ class Poller:
                 writable = writing
         return woken, writable
 
+    def until_readable(self, timeout: float) -> bool:
+        """Sleep until woken or the transport is readable, ``timeout`` seconds at most. Returns whether it was woken."""
+        poll = self._poll
+        if poll is None or self._watched != select.POLLIN:
+            return self.wait(timeout=timeout)[0]
+        wakeup = self._wakeup
+        ready = poll.poll(timeout * 1000)
+        return bool(ready) and (ready[0][0] == wakeup or ready[-1][0] == wakeup)
+
     def _watch(self, poll: select.poll, watched: int) -> None:
         if watched:
             poll.register(self._transport, watched)  # or changes what it was registered for

@@ -20,6 +20,9 @@ class Transport(Protocol):
 
     Of ``receive_batch`` and of ``send_batch`` each is called by one thread at a time (the driver's locks see to that);
     the two may run at once.
+
+    A transport may also have ``receive_lone()``: as ``receive_batch``, but it spares what looking for more would cost,
+    and after it the descriptor is readable if there is more.
     """
 
     max_segments: int

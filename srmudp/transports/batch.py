@@ -117,6 +117,16 @@ class BatchSocket:
                 break
         return (b"".join(parts), size, source) if len(parts) > 1 else first
 
+    def receive_lone(self) -> tuple[bytes, int, SockAddr] | None:
+        """As :meth:`receive`, but what came after the first datagram is left to the system and nothing joined here.
+
+        One system call; after it nothing is held back here.
+        """
+        first = self._next
+        self._next = None
+        self._at_end = False
+        return self._read() if first is None else first
+
     def _read(self) -> tuple[bytes, int, SockAddr] | None:
         """What one system call gives: a datagram, or several where the system joins them."""
         failures = 0
@@ -135,15 +145,15 @@ class BatchSocket:
                 self._receive_errors[_name(error)] += 1
                 failures += 1
                 continue
-            size = len(data)
-            if not size:
+            length = size = len(data)
+            if not length:
                 self._receive_errors["empty"] += 1
                 failures = 0
                 continue
             for level, kind, value in ancillary:
                 if level == SOL_UDP and kind == UDP_GRO:
                     size = int.from_bytes(value[:4], sys.byteorder)
-            return data, size if 0 < size <= len(data) else len(data), source
+            return data, size if 0 < size <= length else length, source
         return None
 
     # -- sending --------------------------------------------------------------------------------------------------
@@ -164,7 +174,15 @@ class BatchSocket:
             raise ValueError(f"segment_size must be at least 1, not {segment_size}")
         size = len(payload)
         if size <= segment_size:
-            return size if not size or self._send_one(payload, destination) != errno.EAGAIN else 0
+            if size:
+                try:
+                    self._sock.sendto(payload, destination)
+                except BlockingIOError:
+                    return 0
+                except OSError as error:
+                    if self._after_error(error, self._sock.sendto, payload, destination) == errno.EAGAIN:
+                        return 0
+            return size
         view = memoryview(payload)
         step = min(MAX_SEGMENTS, MAX_BYTES // segment_size) * segment_size
         if not self.sends_batches or step <= segment_size or (self._refusing and self._refuses_gso(destination)):
@@ -195,29 +213,41 @@ class BatchSocket:
 
     def _send_one(self, datagram: bytes | memoryview, destination: SockAddr) -> int:
         """Send one datagram: 0, ``EAGAIN``, or the errno of a refusal, which is counted."""
-        return self._attempt(self._sock.sendto, datagram, destination)
+        try:
+            self._sock.sendto(datagram, destination)
+        except BlockingIOError:
+            return errno.EAGAIN
+        except OSError as error:
+            return self._after_error(error, self._sock.sendto, datagram, destination)
+        return 0
 
     def _send_gso(self, piece: memoryview, segment_size: int, destination: SockAddr) -> int:
         """The same for several datagrams by one call."""
         if segment_size != self._ancillary_size:
             self._ancillary = [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", segment_size))]
             self._ancillary_size = segment_size
-        return self._attempt(self._sendmsg, (piece,), self._ancillary, 0, destination)
+        try:
+            self._sendmsg((piece,), self._ancillary, 0, destination)
+        except BlockingIOError:
+            return errno.EAGAIN
+        except OSError as error:
+            return self._after_error(error, self._sendmsg, (piece,), self._ancillary, 0, destination)
+        return 0
 
-    def _attempt(self, call: Callable[..., object], *arguments: object) -> int:
-        for last in (False, True):
+    def _after_error(self, error: OSError, call: Callable[..., object], *arguments: object) -> int:
+        """Count ``error``, and try ``call(*arguments)``, which raised it, once more if there is hope."""
+        self._send_errors[_name(error)] += 1
+        # ECONNREFUSED and its like answer an *earlier* datagram (ICMP) and are cleared by being reported.
+        if isinstance(error, ConnectionError):
             try:
                 call(*arguments)
             except BlockingIOError:
                 return errno.EAGAIN
-            except OSError as error:
-                self._send_errors[_name(error)] += 1
-                # ECONNREFUSED and its like answer an *earlier* datagram (ICMP) and are cleared by being reported.
-                if last or not isinstance(error, ConnectionError):
-                    return error.errno or errno.EPERM
-            else:
-                return 0
-        raise AssertionError("the second attempt returns")
+            except OSError as again:
+                self._send_errors[_name(again)] += 1
+                return again.errno or errno.EPERM
+            return 0
+        return error.errno or errno.EPERM
 
     def _refuses_gso(self, destination: SockAddr) -> bool:
         left = self._refusing.get(destination)

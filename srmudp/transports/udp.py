@@ -87,7 +87,13 @@ class UdpTransport:
 
     def receive_batch(self) -> Batch | None:
         """The next batch, or None when reading would block or the transport is closed."""
-        received = self._batches.receive()
+        return self._batch(self._batches.receive())
+
+    def receive_lone(self) -> Batch | None:
+        """As :meth:`receive_batch`, by one system call, and nothing is held back after it."""
+        return self._batch(self._batches.receive_lone())
+
+    def _batch(self, received: tuple[bytes, int, SockAddr] | None) -> Batch | None:
         if received is None:
             return None
         data, segment_size, sockaddr = received

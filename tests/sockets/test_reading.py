@@ -205,8 +205,8 @@ def test_while_others_wait_the_receiver_thread_takes_over_at_once(clock: Clock) 
 
 
 class Bench:
-    def __init__(self) -> None:
-        self.endpoint, self.transport = FakeEndpoint(), FakeTransport()
+    def __init__(self, transport: FakeTransport | None = None) -> None:
+        self.endpoint, self.transport = FakeEndpoint(), transport or FakeTransport()
         self.handled: list[tuple[str, bytes]] = []
         self.endpoint.on_batch = lambda buffer: self.handled.append((threading.current_thread().name, buffer))
         self.driver = Driver(
@@ -257,6 +257,52 @@ def test_what_the_transport_has_read_already_is_not_waited_for(bench: Bench, rea
     if reader == "application":
         assert bench.driver.read_until(bench.has(1), time.monotonic() + 5)
     reach(lambda: len(bench.handled) == count)
+
+
+class Lone(FakeTransport):
+    """Its descriptor is readable while a datagram is there, as a socket's is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def arrive(self, *datagrams: bytes, source: Address = SOMEWHERE) -> None:
+        for datagram in datagrams:
+            super().arrive(datagram, source=source)
+
+    def receive_lone(self) -> Batch | None:
+        self.calls.append("lone")
+        return self._take()
+
+    def receive_batch(self) -> Batch | None:
+        self.calls.append("batch")
+        return self._take()
+
+    def _take(self) -> Batch | None:
+        with contextlib.suppress(BlockingIOError):
+            self.reader.recv(1)
+        return self.incoming.popleft() if self.incoming else None
+
+
+def test_what_comes_alone_costs_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(Lone())
+    assert isinstance(bench.transport, Lone)
+    try:
+        bench.driver.read_until(lambda: None, time.monotonic() + 0.001)  # the receiver thread stands by
+        monkeypatch.setattr(module, "_SLEPT", -1.0)
+        bench.transport.calls.clear()
+        bench.transport.arrive(b"1", b"2", bytes(module._LONE + 1), b"3")
+        assert bench.driver.read_until(bench.has(2), time.monotonic() + 5)
+        assert bench.transport.calls == ["lone", "lone"]
+        assert bench.driver.read_until(bench.has(4), time.monotonic() + 5)
+        assert bench.transport.calls[2:] == ["lone", "batch", "batch"], "a large one is not alone"
+        monkeypatch.setattr(module, "_SLEPT", 1000.0)
+        bench.transport.arrive(b"4", b"5")
+        assert bench.driver.read_until(bench.has(5), time.monotonic() + 5)
+        assert bench.transport.calls[5:] == ["batch", "batch", "batch"], "it was there before anybody waited"
+        assert [buffer[:1] for _, buffer in bench.handled] == [b"1", b"2", b"\0", b"3", b"4", b"5"]
+    finally:
+        bench.driver.stop()
 
 
 def test_waiting_ends_in_time_and_when_the_driver_stops(bench: Bench) -> None:
@@ -369,6 +415,14 @@ def test_timers_that_fail_do_not_keep_the_reader_busy(bench: Bench) -> None:
     bench.driver.read_until(lambda: None, time.monotonic() + 0.1)
     assert 1 <= bench.driver.drops["internal_error"] < 10
     bench.endpoint.on_timer = lambda now: None
+
+
+def test_a_note_that_is_the_last_does_not_wait(bench: Bench) -> None:
+    done: list[str] = []
+    bench.driver.note(lambda now, what: done.append(what), "more follow", lambda: False)
+    assert done == []
+    bench.driver.note(lambda now, what: done.append(what), "last", lambda: True)
+    assert done == ["more follow", "last"]
 
 
 # --- gathering ---

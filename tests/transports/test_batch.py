@@ -337,8 +337,19 @@ def test_what_the_system_joined_is_given_out_as_it_is(fake: FakeSocket) -> None:
     joined = [(SOL_UDP, UDP_GRO, struct.pack("=i", 700))]
     fake.reads = [(bytes(700), []), (bytes(2100), joined), (bytes(700), [])]
     batch = make(fake)
-    got = [batch.receive() for _ in range(16)]
+    got = [batch.receive() for _ in range(4)]
     assert [len(one[0]) if one else None for one in got] == [700, 2100, 700, None]
+
+
+def test_a_lone_datagram_is_read_by_one_call_and_nothing_is_held_back(fake: FakeSocket) -> None:
+    fake.reads = [(bytes(700), []), (bytes(700), []), (bytes(800), []), (bytes(900), [])]
+    batch = make(fake)
+    assert len((batch.receive_lone() or (b"",))[0]) == 700
+    assert len(fake.reads) == 3
+    assert len((batch.receive() or (b"",))[0]) == 700
+    assert len(fake.reads) == 1, "the next one was looked at and is longer"
+    got = [batch.receive_lone() for _ in range(3)]
+    assert [len(one[0]) if one else None for one in got] == [800, 900, None]
 
 
 def test_nothing_more_is_said_once_and_what_comes_then_is_read(fake: FakeSocket) -> None:
