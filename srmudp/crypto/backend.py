@@ -284,22 +284,24 @@ class _Pycryptodome:
 class _PycryptodomeAead(Secret):
     __slots__ = ("_key", "_mode", "_new")
 
+    _NONCE = NONCE_SIZE
+
     def __init__(self, aes: Any, key: bytes) -> None:
         self._new = aes.new
         self._mode = aes.MODE_GCM
         self._key = key
 
     def seal(self, nonce: bytes, plaintext: Data, aad: Data) -> bytes:
-        if len(nonce) != NONCE_SIZE:
-            _check_size("a nonce", nonce, NONCE_SIZE)
+        if len(nonce) != self._NONCE:
+            _check_size("a nonce", nonce, self._NONCE)
         # A cipher object serves one message. Writing into a buffer of ours was measured: not faster than this join.
         cipher = self._new(self._key, self._mode, nonce=nonce, mac_len=TAG_SIZE)
         cipher.update(aad)
         return b"".join(cipher.encrypt_and_digest(plaintext))
 
     def open(self, nonce: bytes, ciphertext: Data, aad: Data) -> bytes:
-        if len(nonce) != NONCE_SIZE:
-            _check_size("a nonce", nonce, NONCE_SIZE)
+        if len(nonce) != self._NONCE:
+            _check_size("a nonce", nonce, self._NONCE)
         if len(ciphertext) < TAG_SIZE:
             raise AuthenticationError("the tag does not match")
         cipher = self._new(self._key, self._mode, nonce=nonce, mac_len=TAG_SIZE)
@@ -308,3 +310,83 @@ class _PycryptodomeAead(Secret):
             return cast(bytes, cipher.decrypt_and_verify(ciphertext[:-TAG_SIZE], ciphertext[-TAG_SIZE:]))
         except ValueError:
             raise AuthenticationError("the tag does not match") from None
+
+
+# -------------------------------------------------------------------- the old wire
+
+WIDE_NONCE_SIZE = 16
+"""Bytes of the nonces of the old wire, which GCM hashes (NIST SP 800-38D section 7.1)."""
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+"""Points of the curve NIST P-256 (SP 800-186 section 3.2.1.3); private keys are below."""
+
+
+def wide_aead(backend: Backend, key: bytes) -> Aead:
+    """AES-256-GCM with nonces of 16 bytes, on the library of ``backend``. For the old wire alone."""
+    _check_size("an AES-256 key", key, KEY_SIZE)
+    if backend.name == "cryptography":
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        return _WideCryptographyAead(AESGCM(key), InvalidTag)
+    from Crypto.Cipher import AES
+
+    return _WidePycryptodomeAead(AES, key)
+
+
+class _WideCryptographyAead(_CryptographyAead):
+    __slots__ = ()
+
+    def seal(self, nonce: bytes, plaintext: Data, aad: Data) -> bytes:
+        _check_size("a nonce", nonce, WIDE_NONCE_SIZE)
+        return cast(bytes, self._encrypt(nonce, plaintext, aad))
+
+    def open(self, nonce: bytes, ciphertext: Data, aad: Data) -> bytes:
+        _check_size("a nonce", nonce, WIDE_NONCE_SIZE)
+        try:
+            return cast(bytes, self._decrypt(nonce, ciphertext, aad))
+        except self._invalid_tag:
+            raise AuthenticationError("the tag does not match") from None
+
+
+class _WidePycryptodomeAead(_PycryptodomeAead):
+    __slots__ = ()
+
+    _NONCE = WIDE_NONCE_SIZE
+
+
+class P256Key(Secret):
+    """A key pair on NIST P-256, computed by pycryptodome. For the old wire alone.
+
+    Args:
+        private: 1 to ``P256_ORDER`` - 1.
+
+    Raises:
+        ValueError: any other number.
+    """
+
+    __slots__ = ("_construct", "_private", "public")
+
+    def __init__(self, private: int) -> None:
+        from Crypto.PublicKey import ECC
+
+        if not 0 < private < P256_ORDER:
+            raise ValueError("a private key of P-256 is out of its range")
+        self._private = private
+        self._construct: Any = ECC.construct
+        point = self._construct(curve="P-256", d=private).pointQ
+        self.public = int(point.x), int(point.y)
+        """The coordinates of the public point."""
+
+    def agree(self, x: int, y: int) -> tuple[int, int]:
+        """The point that both ends compute from the other's public one. About a millisecond.
+
+        Raises:
+            AuthenticationError: there is no such point on the curve, or it is the one at infinity.
+        """
+        if (x, y) == (0, 0):  # how the library writes the point at infinity
+            raise AuthenticationError("the point at infinity is no public key")
+        try:
+            point = self._construct(curve="P-256", point_x=x, point_y=y).pointQ * self._private
+        except ValueError:
+            raise AuthenticationError("not a point of P-256") from None
+        return int(point.x), int(point.y)
