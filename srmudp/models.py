@@ -7,9 +7,14 @@ import binascii
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum, StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from .exceptions import IdentityError
+
+Wire = Literal["native", "srudp", "srmudp-0.0.4"]
+"""What is spoken with a peer: our own protocol, or that of the published srudp (up to 0.3.8) or srmudp 0.0.4."""
+
+WIRES: Final[tuple[Wire, ...]] = ("native", "srudp", "srmudp-0.0.4")
 
 
 class Address(NamedTuple):
@@ -97,6 +102,8 @@ class Peer:
     Args:
         addresses: one or several of ``"host:port"``, ``"[v6]:port"``, ``(host, port)``.
         peer_id: pin; any other key is refused. ``None`` trusts the first key that answers our own punch.
+        wire: what its program speaks, if not what the socket was told to speak: ``"srudp"`` or ``"srmudp-0.0.4"`` for
+            the published packages of these names. The old wires have no authentication.
 
     Example::
 
@@ -105,6 +112,7 @@ class Peer:
 
     addresses: tuple[str | tuple[str, int], ...] | list[str | tuple[str, int]] | str = ()
     peer_id: PeerId | None = None
+    wire: Wire | None = None
 
 
 class PeerState(Enum):
@@ -137,6 +145,9 @@ class Trust(Enum):
     """A stranger let in by ``accept``."""
     PINNED = "pinned"
     """The key was given in advance or compared; any other is refused."""
+    UNAUTHENTICATED = "unauthenticated"
+    """The peer speaks an old wire, which proves nothing: whoever answers at its address is taken for it, and somebody
+    in between can read and change everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +178,7 @@ class PeerStatus(Mapping[str, Any]):
         last_seen: seconds since the last authentic packet, or None.
         failure: why it is not connected, in words, or None.
         observed: our own address as the peer sees it, or None; its word alone, so no proof.
+        wire: what is spoken with it. Anything but ``"native"`` has no authentication; ``trust`` says so as well.
     """
 
     name: str
@@ -181,6 +193,7 @@ class PeerStatus(Mapping[str, Any]):
     last_seen: float | None = None
     failure: str | None = None
     observed: Address | None = None
+    wire: Wire = "native"
     stats: PeerStats = field(default_factory=PeerStats)
 
     @property

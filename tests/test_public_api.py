@@ -57,11 +57,11 @@ EXPORTED = [
 
 SIGNATURES = {
     "__init__": "(port=0, peers=None, *, host='', name=None, identity=None, known_peers=None, accept=False, "
-    "serve_stun=False, timeout=21.0, span=3.0, config=None)",
+    "serve_stun=False, timeout=21.0, span=3.0, config=None, wire='native')",
     "send": "(data, recipient=None, *, channel=0, reliable=True, ttl=None, timeout=None, priority=0)",
     "receive": "(timeout=None)",
-    "add_peers": "(peers)",
-    "add_peer": "(name, spec)",
+    "add_peers": "(peers, *, wire=None)",
+    "add_peer": "(name, spec, *, wire=None)",
     "remove_peer": "(name)",
     "remove_peers": "(names)",
     "trust": "(name, peer_id=None)",

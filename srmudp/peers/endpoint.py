@@ -20,7 +20,7 @@ from ..config import CHANNELS, PRIORITIES, Config
 from ..crypto.backend import Backend
 from ..crypto.keys import Identity, static_key_of
 from ..exceptions import DecodeError, MessageTooBig
-from ..models import Address, EventKind, PeerId, PeerState, PeerStatus, PublicAddress, SeenAddress, Trust
+from ..models import Address, EventKind, PeerId, PeerState, PeerStatus, PublicAddress, SeenAddress, Trust, Wire
 from ..protocol.credit import ReceiveBudget
 from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, RoomFreed, ServerAnswered
 from ..protocol.handshake import Agreed, Self
@@ -40,11 +40,13 @@ from ..wire.packet import (
     parse_run,
     parse_segment,
 )
+from ..wire.srudp import Dialect
 from .admission import AcceptPolicy, Admission
 from .attempts import Attempt
 from .handshakes import Handshakes
 from .host import Receipt, Transmit
 from .jobs import Job
+from .old_peer import LOOPBACK, OldPeer, claimant
 from .peer import Peer
 from .registry import Registry
 from .stun import Discovery, Stun
@@ -129,6 +131,8 @@ class Endpoint:
         offset, end = 0, len(buffer)
         if not end:
             self.drops["empty"] += 1
+        if self._registry.old and self._on_old_wire(buffer, segment_size, source, now):
+            return
         while offset < end:
             kind = buffer[offset]
             if kind in RECORD_KINDS:
@@ -153,6 +157,23 @@ class Endpoint:
                 self.drops["unknown_version"] += 1
             except DecodeError:
                 self.drops["malformed"] += 1
+
+    def _on_old_wire(self, buffer: bytes, segment_size: int, source: Address, now: float) -> bool:
+        """Give a batch to the peer on the old wire that it belongs to, if there is one: known by its address alone."""
+        old = self._registry.old
+        peer = old.get(source)
+        if peer is None and source.host in LOOPBACK:
+            if int.from_bytes(buffer[2:10], "big") in self._sessions:
+                return False
+            others = {id(other): other for other in old.values()}.values()
+            peer = claimant(others, buffer[:segment_size], source)
+        if peer is None:
+            return False
+        self._at_work = peer
+        for offset in range(0, len(buffer), segment_size):
+            peer.on_datagram(buffer[offset : offset + segment_size], source, now)
+        self.touch(peer)
+        return True
 
     def handle_burst_end(self, now: float) -> None:
         """Nothing more is waiting to be read: acknowledgements may go."""
@@ -244,16 +265,24 @@ class Endpoint:
     # --- commands
 
     def add_peer(
-        self, name: str, addresses: Sequence[Address], peer_id: PeerId | None, now: float, *, pinned: bool = True
+        self,
+        name: str,
+        addresses: Sequence[Address],
+        peer_id: PeerId | None,
+        now: float,
+        *,
+        pinned: bool = True,
+        wire: Wire = "native",
     ) -> None:
         """Add a peer, or addresses to one of that name.
 
         Args:
             peer_id: the key it must prove; None takes the first one that answers our punch.
             pinned: False for a key that was trusted on first use in an earlier run.
+            wire: what is spoken with it. Never found out from what it sends.
 
         Raises:
-            ValueError: the name stands for another key, the key is our own, or there are too many peers.
+            ValueError: the name stands for another key or wire, the key is our own, or there are too many peers.
             IdentityError: a PeerId that no key has, perhaps mistyped.
         """
         if peer_id == self.peer_id:
@@ -262,6 +291,9 @@ class Endpoint:
             static_key_of(peer_id)
         registry = self._registry
         peer = registry.named(name) if name in registry else None
+        if wire != "native" or isinstance(peer, OldPeer):
+            self._add_old_peer(name, peer, addresses, peer_id, wire, now)
+            return
         owner = registry.by_id(peer_id) if peer_id is not None else None
         if peer is not None and peer_id is not None and peer.peer_id not in (None, peer_id):
             raise ValueError(f"{name!r} already stands for another key; remove_peer({name!r}) first")
@@ -292,6 +324,27 @@ class Endpoint:
         if peer.state is PeerState.PASSIVE:
             peer.state = PeerState.CONNECTING
             peer.since = peer.next_attempt_at = now
+        self.touch(peer)
+
+    def _add_old_peer(
+        self,
+        name: str,
+        peer: Peer | None,
+        addresses: Sequence[Address],
+        peer_id: PeerId | None,
+        wire: Wire,
+        now: float,
+    ) -> None:
+        if peer_id is not None:
+            raise ValueError(f"{name!r} speaks {wire}, which cannot prove a PeerId")
+        if peer is None:
+            if len(self._registry) >= self.config.max_peers:
+                raise ValueError(f"a socket holds at most {self.config.max_peers} peers (Config.max_peers)")
+            peer = OldPeer(self, name, now, Dialect(wire))
+            self._registry.add(peer)
+        elif not (isinstance(peer, OldPeer) and peer.dialect == wire):
+            raise ValueError(f"{name!r} already stands for a peer on another wire; remove_peer({name!r}) first")
+        self._registry.set_addresses(peer, (*peer.addresses, *addresses))
         self.touch(peer)
 
     def set_addresses(self, name: str, addresses: Sequence[Address], now: float) -> None:
@@ -350,6 +403,8 @@ class Endpoint:
         if wanted is None:
             raise ValueError(f"{name!r} has not proven any key yet; wait until it is connected or give a PeerId")
         static_key_of(wanted)
+        if isinstance(peer, OldPeer):
+            raise ValueError(f"{name!r} speaks {peer.dialect.value}, which cannot prove a PeerId")
         if wanted == self.peer_id or self._registry.by_id(wanted) not in (None, peer):
             raise ValueError("that key belongs to somebody else")
         if peer.peer_id not in (None, wanted):

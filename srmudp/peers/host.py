@@ -46,6 +46,7 @@ class Host(Protocol[AnyPeer]):
     backend: Backend
     random: Callable[[int], bytes]
     timeout: float
+    span: float
     keepalive: float
     drops: Counter[str]
     budget: ReceiveBudget

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from ..exceptions import UnknownPeer
 from ..models import Address, PeerId
+from .old_peer import OldPeer
 from .peer import Peer
 
 Key = TypeVar("Key")
@@ -25,6 +26,8 @@ class Registry:
         self._removed: dict[PeerId, None] = {}
         self._at: dict[Address, list[Peer]] = {}
         self._near: dict[str, list[Peer]] = {}
+        self.old: dict[Address, OldPeer] = {}
+        """Peers on the old wire by their address."""
         self.untouched = True
         """True until the first peer comes."""
 
@@ -97,12 +100,19 @@ class Registry:
             self._file(peer)
 
     def _file(self, peer: Peer) -> None:
+        if isinstance(peer, OldPeer):
+            for address in peer.addresses:
+                self.old.setdefault(address, peer)
+            return
         for address in peer.addresses:
             self._at.setdefault(address, []).append(peer)
         for host in dict.fromkeys(address.host for address in peer.addresses):
             self._near.setdefault(host, []).append(peer)
 
     def _unfile(self, peer: Peer) -> None:
+        if isinstance(peer, OldPeer):
+            self.old = {address: other for address, other in self.old.items() if other is not peer}
+            return
         _take_out(self._at, peer.addresses, peer)
         _take_out(self._near, dict.fromkeys(address.host for address in peer.addresses), peer)
 

@@ -30,11 +30,11 @@ class Failure(StrEnum):
 class MessageArrived(NamedTuple):
     """A message is complete and in order. The shell calls ``Endpoint.message_taken`` once the application has it.
 
-    ``receipt`` is opaque to the shell.
+    ``receipt`` is opaque to the shell. Peers on the old wire have no ``peer_id``.
     """
 
     peer: str
-    peer_id: PeerId
+    peer_id: PeerId | None
     channel: int
     content: bytes
     receipt: object

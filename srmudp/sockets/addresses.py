@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from ..exceptions import IdentityError
-from ..models import Address, Peer, PeerId
+from ..models import WIRES, Address, Peer, PeerId, Wire
 
 MAX_NAME_BYTES = 64
 """UTF-8 bytes of a peer's or a socket's name: what the handshake has room for."""
@@ -41,18 +41,21 @@ class Target:
         addresses: those given as numbers.
         hosts: host names and ports still to be looked up.
         peer_id: the pin, or None.
+        wire: what is spoken with it.
     """
 
     addresses: tuple[Address, ...] = ()
     hosts: tuple[tuple[str, int], ...] = ()
     peer_id: PeerId | None = None
+    wire: Wire = "native"
 
     def merged(self, other: Target) -> Target:
-        """Both together; the pin of ``other`` wins if it has one."""
+        """Both together; the pin of ``other`` wins if it has one. They speak the same wire."""
         return Target(
             tuple(dict.fromkeys((*self.addresses, *other.addresses))),
             tuple(dict.fromkeys((*self.hosts, *other.hosts))),
             other.peer_id or self.peer_id,
+            self.wire,
         )
 
 
@@ -75,12 +78,13 @@ def check_name(name: object, what: str = "peer name") -> str:
     return name
 
 
-def parse_peers(peers: object, own: PeerId | None = None) -> dict[str, Target]:
+def parse_peers(peers: object, own: PeerId | None = None, wire: Wire = "native") -> dict[str, Target]:
     """Every entry of a mapping from name to peer spec, read and checked.
 
     Args:
         peers: see :data:`PeerSpec`.
         own: our own identity, which is refused as a peer's.
+        wire: what is spoken with those whose spec says nothing of it.
 
     Raises:
         ValueError: an entry cannot be used; the text names it. Nothing of the mapping may be used then.
@@ -99,11 +103,11 @@ def parse_peers(peers: object, own: PeerId | None = None) -> dict[str, Target]:
         if normal in seen:
             raise ValueError(f"peer {name!a}: the same name as {seen[normal]!a}, in another Unicode form")
         seen[normal] = name
-        targets[name] = parse_target(name, spec, own)
+        targets[name] = parse_target(name, spec, own, wire)
     return targets
 
 
-def parse_target(name: str, spec: object, own: PeerId | None = None) -> Target:
+def parse_target(name: str, spec: object, own: PeerId | None = None, wire: Wire = "native") -> Target:
     """One peer spec, read and checked.
 
     Raises:
@@ -117,6 +121,7 @@ def parse_target(name: str, spec: object, own: PeerId | None = None) -> Target:
         if peer_id is not None and not isinstance(peer_id, PeerId):
             _refuse(what, peer_id, "peer_id must be a PeerId; PeerId.parse(text) makes one")
         entries = [given] if _is_single(given) else list(given)
+        wire = wire if spec.wire is None else check_wire(spec.wire)
     elif isinstance(spec, list):
         entries = spec
     else:
@@ -140,7 +145,21 @@ def parse_target(name: str, spec: object, own: PeerId | None = None) -> Target:
         raise ValueError(f"{what}: more than {MAX_ADDRESSES} addresses")
     if own is not None and peer_id == own:
         raise ValueError(f"{what}: this is the PeerId of this socket itself")
-    return Target(tuple(addresses), tuple(hosts), peer_id)
+    if wire != "native" and peer_id is not None:
+        raise ValueError(f"{what}: a program that speaks {wire} cannot prove a PeerId")
+    return Target(tuple(addresses), tuple(hosts), peer_id, wire)
+
+
+def check_wire(wire: object) -> Wire:
+    """``wire`` itself, if there is such a wire.
+
+    Raises:
+        ValueError: there is not.
+    """
+    for known in WIRES:
+        if wire == known:
+            return known
+    raise ValueError(f"wire must be one of {', '.join(map(repr, WIRES))}, not {wire!r}")
 
 
 def parse_server(spec: object, port: int) -> Address | tuple[str, int]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..config import CHANNELS, PRIORITIES, Config
 from ..crypto.backend import select_backend
 from ..crypto.keys import Identity
+from ..models import Wire
 from ..peers.endpoint import AcceptPolicy, Endpoint
 from ..transports.udp import UdpTransport
-from .addresses import PeerSpec, Target, check_name, parse_peers
+from .addresses import PeerSpec, Target, check_name, check_wire, parse_peers
 from .household import Letter
 from .known_peers import KnownPeers
 
@@ -48,6 +49,7 @@ def prepare(
     config: Config | None,
     sock: socket.socket | None = None,
     serve_stun: bool = False,
+    wire: Wire = "native",
 ) -> Parts:
     """Check the arguments of a socket, as ``MultiHolepunchSocket`` has them, and bind its port.
 
@@ -76,7 +78,7 @@ def prepare(
         identity = Identity.generate(backend=backend)
     elif not isinstance(identity, Identity):
         identity = Identity.load_or_create(identity, backend=backend)
-    targets = parse_peers({} if peers is None else peers, identity.peer_id)
+    targets = parse_peers({} if peers is None else peers, identity.peer_id, check_wire(wire))
     known = None if known_peers is None else KnownPeers(known_peers)
     policy = {False: AcceptPolicy.NOBODY, True: AcceptPolicy.EVERYBODY}
     udp = UdpTransport(host, port, gso=config.gso, socket_buffer=config.socket_buffer, sock=sock)

@@ -9,8 +9,8 @@ from typing import NoReturn, Protocol
 
 from ..crypto.keys import verification_code
 from ..exceptions import LocalProtocolError, SocketClosed
-from ..models import Address, PeerId, PeerStatus, SeenAddress
-from .addresses import PeerSpec, Target, parse_peers
+from ..models import Address, PeerId, PeerStatus, SeenAddress, Wire
+from .addresses import PeerSpec, Target, check_wire, parse_peers
 from .arguments import names_of
 from .household import check_known
 
@@ -42,16 +42,18 @@ class Face:
 
     _engine: Core
     _name: str
+    _wire: Wire = "native"
 
     # --- peers ---
 
-    def add_peers(self, peers: Mapping[str, PeerSpec]) -> None:
+    def add_peers(self, peers: Mapping[str, PeerSpec], *, wire: Wire | None = None) -> None:
         """Add several peers, or with an exception none. Connecting begins at once and goes on in the background.
 
         Args:
             peers: name to ``"host:port"``, ``"[v6]:port"``, ``(host, port)``, ``"<peerid>@host:port"``,
                 ``Peer(...)`` or a list of such addresses. Host names are looked up in the background, again
                 whenever connecting starts anew. A name that was added before gets the addresses in addition.
+            wire: what these peers speak, unless their spec says it; None for what the socket was told.
 
         Raises:
             ValueError: an entry is malformed, pins another PeerId than before, or is our own PeerId; the text names
@@ -63,11 +65,12 @@ class Face:
             sock.add_peers({"alice": "192.0.2.7:8000", "bob": ["bob.example:8000", "[2001:db8::7]:8000"]})
         """
         self._engine.check_process()
-        self._engine.add(parse_peers(peers, self.peer_id))
+        chosen = self._wire if wire is None else check_wire(wire)
+        self._engine.add(parse_peers(peers, self.peer_id, chosen))
 
-    def add_peer(self, name: str, spec: PeerSpec) -> None:
+    def add_peer(self, name: str, spec: PeerSpec, *, wire: Wire | None = None) -> None:
         """Add one peer; see :meth:`add_peers`."""
-        self.add_peers({name: spec})
+        self.add_peers({name: spec}, wire=wire)
 
     def remove_peer(self, name: str) -> None:
         """Remove a peer; the name is free at once, and nothing more is received from it.

@@ -199,6 +199,11 @@ class Household(Generic[D]):
         """
         known = None if self.known is None else self.known.get(name)
         if known is not None:
+            if target.wire != "native":
+                raise ValueError(
+                    f"peer {name!r}: the known-peers file has a PeerId for it, and a program that speaks {target.wire} "
+                    f"cannot prove one; forget({name!r}) first if that is meant"
+                )
             if target.peer_id not in (None, known.peer_id):
                 raise ValueError(
                     f"peer {name!r}: the known-peers file has another PeerId for it, {known.peer_id}; "
@@ -225,11 +230,13 @@ class Household(Generic[D]):
             pins = {None, target.peer_id, None if old is None else old.peer_id}
             if len(pins) > 2:
                 raise ValueError(f"peer {name!r}: already added with another PeerId")
+            if old is not None and old.wire != target.wire:
+                raise ValueError(f"peer {name!r}: already added with the wire {old.wire!r}")
         added: list[str] = []
         try:
             for name, target in targets.items():
                 try:
-                    endpoint.add_peer(name, target.addresses, target.peer_id, now)
+                    endpoint.add_peer(name, target.addresses, target.peer_id, now, wire=target.wire)
                 except ValueError as error:
                     raise ValueError(f"peer {name!r}: {error}") from error
                 if name not in book:
@@ -271,7 +278,7 @@ class Household(Generic[D]):
         self.endpoint.forget(name, now)
         target = self.targets.get(name)
         if target is not None:
-            self.targets[name] = Target(target.addresses, target.hosts)
+            self.targets[name] = Target(target.addresses, target.hosts, None, target.wire)
 
     def statuses(self, now: float) -> dict[str, PeerStatus]:
         """A snapshot of all peers."""

@@ -215,6 +215,7 @@ KEY_ENVELOPE: Final = ENVELOPE + 32
 LARGEST_HANDSHAKE: Final = 1024
 """Bytes old programs read of a datagram of the handshake."""
 _RAW_KEY: Final = 64
+_PEM_HEAD: Final = b"-----BEGIN PUBLIC KEY-----"
 _PEM_SEPARATOR: Final = b"|KEY|"
 _STAGES: Final = {ord(stage): stage for stage in Stage}
 
@@ -270,8 +271,8 @@ def parse_stage(dialect: Dialect, datagram: bytes) -> Handshake:
 
 
 def _public(dialect: Dialect, body: bytes) -> bytes:
-    if not body or (dialect is Dialect.SRUDP and len(body) != _RAW_KEY):
-        raise DecodeError("an old public key of another size")
+    if len(body) != _RAW_KEY if dialect is Dialect.SRUDP else not body.startswith(_PEM_HEAD):
+        raise DecodeError("an old public key in another form")
     return body
 
 

@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 
 from ...config import Config
 from ...crypto.keys import Identity
-from ...models import Message, PublicAddress
+from ...models import Message, PublicAddress, Wire
 from ..addresses import PeerSpec
 from ..arguments import check_timeout, letter_of, names_of, prepare, recipients_of
 from ..discovery import Server
@@ -48,6 +48,9 @@ class MultiHolepunchSocket(Face):
             peer is taken for lost.
         span: seconds between checks of the connections.
         config: limits and choices; see :class:`Config`.
+        wire: what is spoken with peers that are added without a word about it: ``"native"``, or ``"srudp"`` or
+            ``"srmudp-0.0.4"`` for programs that use the published packages of these names. The old wires have no
+            authentication: whoever sits in between reads and changes everything.
 
     Raises:
         ValueError: an argument is out of range or a peer spec malformed; nothing is left open.
@@ -80,6 +83,7 @@ class MultiHolepunchSocket(Face):
         timeout: float = 21.0,
         span: float = 3.0,
         config: Config | None = None,
+        wire: Wire = "native",
     ) -> None:
         parts = prepare(
             *(port, peers),
@@ -91,9 +95,11 @@ class MultiHolepunchSocket(Face):
             timeout=timeout,
             span=span,
             config=config,
+            wire=wire,
             serve_stun=serve_stun,
         )
         self._name = parts.name
+        self._wire = wire
         try:
             engine = Engine(
                 parts.endpoint,
