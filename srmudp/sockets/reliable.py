@@ -615,7 +615,9 @@ class SecureReliableSocket(StreamSurface):
 
     def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         line: Line | None = getattr(self, "_line", None)
-        if line is not None and not line.closing and not line.is_foreign and not _is_finalizing():
+        if line is not None and line.ended:
+            super()._real_close()  # type: ignore[misc]  # the peer has closed it: nothing was forgotten
+        elif line is not None and not line.closing and not line.is_foreign and not _is_finalizing():
             line.abandon()
         bridge: Bridge | None = getattr(self, "_bridge", None)
         if bridge is not None:
