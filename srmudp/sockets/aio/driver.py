@@ -86,6 +86,7 @@ class Driver:
         self._calls = 0  # since the loop turned
         self._flushing: asyncio.Handle | None = None
         self._reading: asyncio.Handle | None = None
+        self._in_burst = False  # read something, and not to the end yet
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._rest: Transmit | None = None  # what the system did not take
@@ -258,32 +259,37 @@ class Driver:
         self._on_output()
 
     def _on_readable(self) -> None:
+        if self._reading is None:  # else that is the next turn
+            self._work(self._read)
+
+    def _read_on(self) -> None:
+        self._reading = None
         self._work(self._read)
 
     def _read(self, now: float) -> None:
         """Read and handle what has come, as much as one turn takes."""
-        if self._reading is not None:
-            self._reading.cancel()
-            self._reading = None
         limit = now + _HOLD
         endpoint, receive_batch = self.endpoint, self.transport.receive_batch
         for _ in range(_BURST):
             batch = receive_batch()
             if batch is None:
-                endpoint.handle_burst_end(now)
+                if self._in_burst:
+                    self._in_burst = False
+                    endpoint.handle_burst_end(now)
                 break
             buffer, segment_size, source = batch
+            self._in_burst = True
             try:
                 endpoint.handle_batch(buffer, segment_size, source, now)
             except Exception as error:
                 self._fault("batch", error)
             now = monotonic()
             if now >= limit:
-                self._reading = self.loop.call_soon(self._on_readable)
+                self._reading = self.loop.call_soon(self._read_on)
                 break
         else:
             # The transport may hold more than its descriptor tells.
-            self._reading = self.loop.call_soon(self._on_readable)
+            self._reading = self.loop.call_soon(self._read_on)
         self._tell(now)
 
     def _transmit(self, now: float) -> None:

@@ -100,8 +100,11 @@ class Hooks(Registry):
         """End the task at once, unless it is the one that calls."""
         self._stopping = True
         self._queue.clear()
-        if self._task is not None and not self._driver.loop.is_closed() and not self.is_current_task():
-            self._task.cancel()
+        task = self._task
+        # Not twice: a hook that has been cancelled may be cleaning up.
+        if task is None or task.cancelling() or self._driver.loop.is_closed() or self.is_current_task():
+            return
+        task.cancel()
 
     async def _loop(self) -> None:
         busy_since = monotonic()

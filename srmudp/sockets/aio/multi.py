@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from ...config import Config
+from ...crypto.backend import select_backend
 from ...crypto.keys import Identity
 from ...models import Message, PublicAddress, Wire
 from ..addresses import PeerSpec
@@ -17,6 +18,8 @@ from ..face import Face
 from ..hooks import EventHook, MessageHook
 from .delivery import Delivery
 from .engine import Accept, Engine
+
+select_backend("auto")  # loads a library: 30 to 100 ms that a running loop should not be held up
 
 M = TypeVar("M", bound=MessageHook)
 E = TypeVar("E", bound=EventHook)
