@@ -25,7 +25,7 @@ from srmudp import Config, Identity, Message, SrmudpError, impaired
 from srmudp.crypto import keys
 from srmudp.crypto.backend import Backend, select_backend
 from srmudp.models import Address
-from srmudp.sockets import multi
+from srmudp.sockets import arguments
 from tests.endpoints import WireWatcher
 from tests.real.helpers import (
     DEADLINE,
@@ -171,7 +171,7 @@ def test_attack_45_nothing_secret_in_logs_and_reprs(
 ) -> None:
     """Attack 45: a whole conversation at DEBUG, and what all objects inside say of themselves: no key, no payload."""
     secrets: set[bytes] = set()
-    for module in (multi, keys):
+    for module in (arguments, keys):
         monkeypatch.setattr(module, "select_backend", lambda name="auto": Spy(select_backend(name), secrets))
     caplog.set_level(logging.DEBUG)
     who = Identity.generate()
