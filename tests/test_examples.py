@@ -26,9 +26,9 @@ def address_of(line: str | None) -> str:
     return f"{match[1]}@127.0.0.1:{match[2]}"
 
 
-def test_there_are_three_short_programs() -> None:
+def test_there_are_a_few_short_programs() -> None:
     programs = sorted(EXAMPLES.glob("*.py"))
-    assert [path.name for path in programs] == ["echo.py", "notes.py", "sensors.py"]
+    assert [path.name for path in programs] == ["chat_app.py", "echo.py", "notes.py", "sensors.py"]
     for path in programs:
         text = path.read_text("utf-8")
         assert ast.get_docstring(ast.parse(text))
@@ -44,6 +44,16 @@ def test_every_program_explains_itself(
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     assert end.value.code == 0
     assert f"usage: {name}" in capsys.readouterr().out
+
+
+def test_the_chat_is_the_one_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["chat_app.py", "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(EXAMPLES / "chat_app.py"), run_name="__main__")
+    assert end.value.code == 0
+    assert "usage: srmudp chat" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to a single process")

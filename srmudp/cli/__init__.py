@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import SrmudpError, __version__
+from ..chat import arguments as chat
 from . import demo, key
 from .text import clean, soften
 
-_COMMANDS = (demo, key)
+_COMMANDS = (demo, chat, key)
 
 _DESCRIPTION = """\
 Encrypted, reliable sockets that connect people behind home routers directly
@@ -31,6 +32,7 @@ to each other. This command tries things out and looks after keys.
 _EXAMPLES = """\
 examples:
   srmudp demo                    three peers meet, talk and survive a crash
+  srmudp chat -p 8000 -n Alice   talk with friends
   srmudp key new me.key          make an identity: who you are to your peers
   srmudp key show me.key         your PeerId, to give to others
   srmudp key code me.key PEERID  60 digits to read aloud and compare

@@ -19,7 +19,7 @@ def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, out.splitlines())) <= 79
 
 
-@pytest.mark.parametrize("command", ["demo", "key"])
+@pytest.mark.parametrize("command", ["demo", "chat", "key"])
 def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     out = capsys.readouterr().out
@@ -43,7 +43,7 @@ def test_no_command_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "hint"),
     [
         (["dmeo"], "srmudp: there is no 'dmeo'; did you mean 'demo'?"),
-        (["frobnicate"], "srmudp: there is no 'frobnicate'; there are: demo, key"),
+        (["frobnicate"], "srmudp: there is no 'frobnicate'; there are: demo, chat, key"),
         (["key", "sow", "x"], "srmudp key: there is no 'sow'; did you mean 'show'?"),
         (["key"], "srmudp key: the following arguments are required: ACTION"),
         (["demo", "--limit", "0"], "srmudp demo: argument --limit: '0' is not a number of seconds above 0"),

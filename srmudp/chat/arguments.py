@@ -1,0 +1,101 @@
+"""``srmudp chat``: its command line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .. import IdentityError
+from . import places
+from .conversation import Accept
+from .safe import shown
+from .session import Options, Session
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_EXAMPLES = """\
+examples:
+  srmudp chat -p 8000 -n Alice            you are Alice, others find you at port 8000
+  srmudp chat -p 8001 -n Bob              then type: /add Alice 192.168.1.20:8000
+  srmudp chat -n Bob -c my_peers.json     connect to everybody you saved with /save
+  echo "Dinner!" | srmudp chat -n Bot -c family.json      from a script
+
+Two on one machine? Two windows, two nicks, two ports, and 127.0.0.1 as the address.
+In the chat, /help lists the commands; what is no command goes to everybody.
+"""
+_READ_RATE = 25.0
+"""Messages a second of one peer that a person can at least see pass."""
+
+
+def add_to(commands: Commands) -> None:
+    """Add ``chat``."""
+    parser = commands.add_parser(
+        "chat",
+        help="talk with friends: encrypted, without a server",
+        description="Talk with one or many: encrypted, directly from machine to machine.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-p", "--port", type=int, default=0, help="your UDP port; 0, the default, takes any free one")
+    parser.add_argument("-n", "--nick", help="what you are called; by default as the system calls you")
+    parser.add_argument("-c", "--config", metavar="FILE", help='peers to connect to: {"Alice": "192.168.1.20:8000"}')
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell more, and log to standard error if piped")
+    parser.add_argument("--identity", metavar="FILE", help="your key; by default one for each nick, kept for you")
+    parser.add_argument(
+        "--accept",
+        choices=[str(choice) for choice in Accept],
+        help="who may connect that you did not add: only people met before, after asking you "
+        "(the default on a terminal), or all",
+    )
+    parser.add_argument("--plain", action="store_true", help="line by line, even on a terminal that can do more")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Chat. Returns the exit status."""
+    if not 0 <= arguments.port <= 65_535:
+        return _fail(f"--port must be between 0 and 65535, not {arguments.port}", 2)
+    accept = Accept(arguments.accept) if arguments.accept else Accept.ASK if sys.stdin.isatty() else Accept.KNOWN
+    options: dict[str, Any] = {
+        "port": arguments.port,
+        "config": arguments.config,
+        "identity": arguments.identity,
+        "accept": accept,
+        "verbose": arguments.verbose,
+        "rate": _READ_RATE if sys.stdout.isatty() else None,
+        "guard": 1.0 if sys.stdin.isatty() else 0.0,
+    }
+    if arguments.verbose and not sys.stderr.isatty():
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        session = _open(arguments.nick, options)
+    except (IdentityError, ValueError) as error:
+        return _fail(str(error), 1)
+    except OSError as error:
+        return _fail(f"port {arguments.port}: {error.strerror or error}. Another one: -p, or -p 0 for any", 1)
+    from . import plain
+
+    return plain.run(session)
+
+
+def _open(nick: str | None, options: dict[str, Any]) -> Session:
+    """A session; who named no nick gets the next free one."""
+    if nick is not None:
+        return Session(Options(nick=nick, **options))
+    name = places.default_nick()
+    for number in range(2, 10):
+        try:
+            return Session(Options(nick=name, **options))
+        except places.InUse:
+            if options["identity"] is not None:
+                raise
+            name = f"{places.default_nick()}{number}"
+    return Session(Options(nick=name, **options))
+
+
+def _fail(text: str, status: int) -> int:
+    print(f"srmudp chat: {shown(text)}", file=sys.stderr)
+    return status

@@ -1,0 +1,123 @@
+"""A socket that does nothing but remember, and a chat around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from srmudp import Address, EventKind, Message, PeerEvent, PeerId, PeerState, PeerStatus, Trust
+from srmudp.chat import letters
+from srmudp.chat.book import Book
+from srmudp.chat.conversation import Accept, Conversation
+from srmudp.chat.lines import Line
+from srmudp.crypto.keys import Identity
+
+HERE = Address("192.0.2.9", 8001)
+
+
+def peer_id_of(name: str) -> PeerId:
+    """The key that is always this one's."""
+    return Identity.generate(lambda size: name.encode().ljust(size, b".")[:size]).peer_id
+
+
+class FakeDelivery:
+    """Settled by hand."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.pending = frozenset(names)
+        self.delivered: frozenset[str] = frozenset()
+        self.failed: dict[str, str] = {}
+
+    def deliver(self, *names: str) -> None:
+        """These have it; everybody if none is named."""
+        done = frozenset(names) or self.pending
+        self.pending -= done
+        self.delivered |= done
+
+    def fail(self, name: str, reason: str) -> None:
+        """This one never will."""
+        self.pending -= {name}
+        self.failed = {**self.failed, name: reason}
+
+
+class FakeNet:
+    """What a conversation does to its socket, written down."""
+
+    def __init__(self) -> None:
+        self.peer_id = peer_id_of("me")
+        self.port = 8000
+        self.connections_status: dict[str, PeerStatus] = {}
+        self.calls: list[tuple[Any, ...]] = []
+        self.sent: list[tuple[letters.Letter, tuple[str, ...], FakeDelivery]] = []
+        self.refusal: Exception | None = None
+
+    def add_peers(self, peers: Mapping[str, Any], /) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.calls.append(("add", dict(peers)))
+        for name, peer in peers.items():
+            self.connections_status[name] = PeerStatus(name, PeerState.CONNECTING, peer_id=peer.peer_id)
+
+    def remove_peer(self, name: str, /) -> None:
+        self.calls.append(("remove", name))
+        self.connections_status.pop(name, None)
+
+    def send(self, data: bytes, recipient: Iterable[str], *, timeout: float | None = None) -> FakeDelivery:
+        assert timeout == 0
+        if self.refusal is not None:
+            raise self.refusal
+        delivery = FakeDelivery(recipient)
+        self.sent.append((letters.read(data), tuple(recipient), delivery))
+        return delivery
+
+    def trust(self, name: str, /) -> None:
+        self.calls.append(("trust", name))
+
+    def admit(self, peer_id: PeerId, allow: bool, /) -> None:
+        self.calls.append(("admit", peer_id, allow))
+
+    def verification_code(self, name: str, /) -> str:
+        return " ".join(f"{number:05}" for number in range(12))
+
+
+class Rig:
+    """A conversation, its net and a clock that stands still."""
+
+    def __init__(self, *, nick: str = "Alice", accept: Accept = Accept.ASK, book: Book | None = None) -> None:
+        self.net = FakeNet()
+        self.now = 1000.0
+        self.book = book or Book()
+        self.chat = Conversation(
+            self.net, nick, self.book, accept=accept, wall=lambda: 1.6e9 + self.now, clock=lambda: self.now
+        )
+
+    def type(self, text: str) -> list[str]:
+        """What is shown after a line was typed."""
+        return texts(self.chat.typed(text))
+
+    def meet(self, name: str, *, key: str | None = None, trust: Trust = Trust.ADMITTED) -> list[str]:
+        """Somebody connects."""
+        peer_id = peer_id_of(key or name)
+        self.net.connections_status[name] = PeerStatus(name, PeerState.CONNECTED, HERE, peer_id, trust, rtt=0.012)
+        return texts(self.chat.happened(PeerEvent(EventKind.CONNECTED, name, peer_id, HERE)))
+
+    def hear(self, name: str, text: str, kind: letters.Kind = letters.Kind.ALL) -> list[str]:
+        """Somebody says something."""
+        return self.get(name, letters.write(letters.Letter(kind, text)))
+
+    def get(self, name: str, data: bytes) -> list[str]:
+        """Somebody sends something."""
+        status = self.net.connections_status.get(name)
+        peer_id = status.peer_id if status is not None else peer_id_of(name)
+        return texts(self.chat.received(Message(data, name, self.now, peer_id)))
+
+    def said(self) -> list[tuple[str, tuple[str, ...]]]:
+        """What was sent and to whom, nicks left aside."""
+        return [(letter.text, names) for letter, names, _ in self.net.sent if letter.kind is not letters.Kind.NICK]
+
+
+def texts(lines: Iterable[Line]) -> list[str]:
+    """Lines as a pipe gets them, without the time."""
+    shown = ["".join(text for style, text in line.pieces() if style != "time") for line in lines]
+    assert all(text.isprintable() for text in shown)
+    return shown
