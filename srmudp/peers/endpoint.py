@@ -595,6 +595,11 @@ class Endpoint:
         """
         return self._registry.named(name).connection.all_arrived
 
+    def is_amid_call(self, name: str) -> bool:
+        """True if more is to come of what one call to ``send`` sent: known of peers on the old wire alone."""
+        peer = self._registry.named(name)
+        return isinstance(peer, OldPeer) and peer.connection.amid_call
+
     # --- output
 
     def next_job(self) -> Job[Any] | None:

@@ -411,6 +411,11 @@ class OldConnection:
         self._untaken_broadcasts += len(packet.data) + MESSAGE_OVERHEAD
         self.arrived.append((BROADCAST_CHANNEL, packet.data))
 
+    @property
+    def amid_call(self) -> bool:
+        """True if more is to come of what one call to ``send`` sent."""
+        return not self.receiving.call_ended
+
     def _establish(self) -> None:
         """The opening is over."""
         mtu = self._probing.mtu if self._probing is not None else None

@@ -384,6 +384,8 @@ class OldReceiveHalf:
         self._wants_ack = False
         self.arrived: list[bytes] = []
         """Messages in order, to be taken away."""
+        self.call_ended = True
+        """True if the last packet handed out was the last of one call to ``send``."""
         self.requests = 0
         """Requests for packets that were sent."""
 
@@ -424,6 +426,7 @@ class OldReceiveHalf:
 
     def _deliver(self, packet: Packet) -> None:
         data = packet.data
+        self.call_ended = bool(packet.control & CONTROL_EOF)
         if not self._whole:
             if data:
                 self._hand_out(data)

@@ -33,7 +33,10 @@ class Bridge:
 
     Attributes:
         descriptor: of the outer end, for the application's socket to own.
+        tells_end: whether the peer can be told that nothing more comes, and yet go on sending.
     """
+
+    tells_end = True
 
     def __init__(self) -> None:
         outer, self._inner = socket.socketpair()
@@ -192,7 +195,7 @@ class Bridge:
                     self._out = b""
                 if not self._out:
                     self._write_ended = True
-                    self._owes_end = not self._closing
+                    self._owes_end = self.tells_end and not self._closing
                     break
             if not line.try_push(self._out):
                 return

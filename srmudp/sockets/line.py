@@ -82,7 +82,8 @@ class Line(Engine):
             self.hooks.deliver(message, arrived)
 
     def _deliver_broadcast(self, message: Message, arrived: MessageArrived) -> None:
-        if self._is_stream and (self._amid or not message.content):
+        amid = self._amid or self.driver.endpoint.is_amid_call(self.peer)
+        if self._is_stream and (amid or not message.content):
             # In the middle of what one call has sent it would tear that apart; and it may be lost.
             self.driver.drops["broadcast_amid_stream"] += 1
             self.driver.endpoint.message_taken(arrived, monotonic())

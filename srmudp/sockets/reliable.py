@@ -15,9 +15,11 @@ from typing import Any, Final, Literal, Self, overload
 from ..config import Config
 from ..crypto.keys import Identity
 from ..exceptions import SocketClosed
-from ..models import Message, Peer, PeerId, PeerStats, PeerStatus
+from ..models import Message, Peer, PeerId, PeerStats, PeerStatus, Wire
 from ..wire.packet import RECORD_OVERHEAD
 from ..wire.srudp import CONTROL_BCT, CONTROL_EOF, CONTROL_PSH, CYC_INT0, CycInt, Packet
+from ..wire.srudp import OVERHEAD as OLD_OVERHEAD
+from .addresses import check_wire
 from .arguments import prepare
 from .bridge import Bridge
 from .flavours import Flavour, Meeting, host_and_port, meetings, pem_of, read_arguments, text_of
@@ -62,6 +64,8 @@ class SecureReliableSocket(StreamSurface):
             that answers at its address.
         known_peers: path of a file in which the peer's key is kept, so that its address means the same key tomorrow.
         config: limits and choices; see :class:`Config`.
+        wire: ``"native"``, or what an unchanged old program at the other end speaks, ``"srudp"`` or ``"srmudp-0.0.4"``.
+            The old wires authenticate nobody, so they go without ``peer_id``; they are never chosen by themselves.
 
     Raises:
         TypeError: these arguments belong to neither form.
@@ -88,6 +92,7 @@ class SecureReliableSocket(StreamSurface):
         peer_id: PeerId | str | None = ...,
         known_peers: str | os.PathLike[str] | None = ...,
         config: Config | None = ...,
+        wire: Wire = ...,
     ) -> None: ...
     @overload
     def __init__(
@@ -103,6 +108,7 @@ class SecureReliableSocket(StreamSurface):
         peer_id: PeerId | str | None = ...,
         known_peers: str | os.PathLike[str] | None = ...,
         config: Config | None = ...,
+        wire: Wire = ...,
     ) -> None: ...
     def __init__(
         self,
@@ -117,12 +123,16 @@ class SecureReliableSocket(StreamSurface):
         peer_id: PeerId | str | None = None,
         known_peers: str | os.PathLike[str] | None = None,
         config: Config | None = None,
+        wire: Wire = "native",
     ) -> None:
         given = {"port": port, "family": family, "timeout": timeout, "span": span, "auto_reconnect": auto_reconnect}
         named = {name: value for name, value in given.items() if value is not _UNSET}
         self._terms = terms = read_arguments(args, named, flavour)
         self._flavour = terms.flavour
         self._who = identity, PeerId.parse(peer_id) if isinstance(peer_id, str) else peer_id, known_peers, config
+        self._wire = check_wire(wire)
+        if peer_id is not None and wire != "native":
+            raise ValueError(f"a program that speaks {wire} cannot prove a peer_id")
         self._bridge = Bridge()
         super().__init__(terms.family, socket.SOCK_STREAM, 0, fileno=self._bridge.descriptor)
         self._opening = threading.Lock()
@@ -247,6 +257,7 @@ class SecureReliableSocket(StreamSurface):
                     span=terms.span,
                     config=config,
                     sock=udp,
+                    wire=self._wire,
                 )
             except BaseException:
                 udp.close()
@@ -265,6 +276,7 @@ class SecureReliableSocket(StreamSurface):
             self._line = line
         if is_stream:
             self._stream = StreamEnd(line, self._bridge)
+            self._bridge.tells_end = self._wire == "native"
             if self._wants_descriptor:
                 self._stream.use_bridge()
         self.broadcast_hook_fnc = self._broadcast_hook
@@ -348,6 +360,8 @@ class SecureReliableSocket(StreamSurface):
         if how not in (socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR):
             raise OSError(errno.EINVAL, f"not a direction: {how!r}")
         if how != socket.SHUT_RD:
+            if self._wire != "native":
+                not_here(f"{self._wire} knows no end of one direction; close()")
             stream.stop_writing()
         if how != socket.SHUT_WR:
             stream.stop_reading()
@@ -500,7 +514,7 @@ class SecureReliableSocket(StreamSurface):
 
     def get_window_size(self) -> int:
         """Bytes of data that fit one datagram; 0 before ``connect``."""
-        return max(0, self.mtu_size - RECORD_OVERHEAD)
+        return max(0, self.mtu_size - (RECORD_OVERHEAD if self._wire == "native" else OLD_OVERHEAD))
 
     @property
     def address(self) -> tuple[Any, ...] | None:

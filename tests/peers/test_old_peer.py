@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from srmudp.peers import endpoint as endpoint_module
 from srmudp.peers.old_peer import OldPeer
 from srmudp.protocol.events import Failure
 from srmudp.protocol.srudp import OldConnection
-from srmudp.wire.srudp import Dialect, probe, punch, report
+from srmudp.protocol.srudp_stream import OldReceiveHalf
+from srmudp.wire.srudp import CONTROL_EOF, CycInt, Dialect, Packet, probe, punch, report
 from tests.endpoints import (
     PORT,
     arrived,
@@ -165,6 +167,14 @@ def test_every_packet_of_a_stream_is_a_message() -> None:
     until(net, lambda: len(stream(a)) == 3000)
     net.run(1)
     assert [len(content) for content in arrived(a)] == [1426, 1426, 148]
+
+
+def test_whether_more_of_a_call_is_to_come() -> None:
+    half = OldReceiveHalf(Counter(), whole=False, max_message=1000, room=1000)
+    assert half.call_ended
+    for sequence, control, ended in ((1, 0, False), (3, CONTROL_EOF, False), (2, 0, True), (4, CONTROL_EOF, True)):
+        half.on_packet(Packet(control, CycInt(sequence), 0, 0.0, b"x"), 0.0)
+        assert half.call_ended is ended
 
 
 def test_broadcasts_have_a_channel_of_their_own() -> None:

@@ -82,6 +82,8 @@ def test_the_two_constructors_are_told_apart(
         ((), {"flavour": "stream", "port": 1}, TypeError),
         ((), {"flavour": "both"}, ValueError),
         ((), {"peer_id": "nonsense"}, ValueError),
+        ((), {"wire": "srudp 2"}, ValueError),
+        ((), {"wire": "srudp", "peer_id": Identity.generate().peer_id}, ValueError),
     ],
 )
 def test_other_arguments_are_refused_and_leave_nothing_open(
@@ -483,6 +485,34 @@ def test_both_classes_in_one_program_and_with_each_other(make: Maker) -> None:
         assert (message.content, message.peer) == (b"thanks", "alone")
         one.sendall(b"meanwhile")
         assert two.recv(100) == b"meanwhile"
+
+
+def test_a_stream_on_the_old_wire(make: Maker) -> None:
+    """Of two of ours; tests/interop has the old program at the other end."""
+    one, two = make.streams(wire="srudp", span=0.5)
+    data = os.urandom(100_000)
+    sending = make.start(one.sendall, data)
+    assert read(two, 1000) == data[:1000]
+    assert two.fileno() > 0
+    assert read(two, 99_000) == data[1000:]
+    sending.result(DEADLINE)
+    assert (one.mtu_size, one.get_window_size()) == (1472, 1426)
+    assert (one.peer_id, one.peer_public_key) == (None, None)
+    two.broadcast(b"to whoever reads")
+    assert one.recv(100) == b"to whoever reads"
+    with pytest.raises(OSError, match="no end of one direction"):
+        one.shutdown(socket.SHUT_WR)
+    one.close()
+    assert two.recv(10) == b""
+    assert two.is_closed
+
+
+def test_messages_on_the_old_wire(make: Maker) -> None:
+    one, two = make.messages(wire="srmudp-0.0.4", span=0.5)
+    data = os.urandom(20_000)
+    one.send(data)
+    received = two.receive(timeout=DEADLINE)
+    assert received == (f"127.0.0.1:{port_of(one)}", data, None)
 
 
 def test_over_a_bad_network(make: Maker) -> None:
