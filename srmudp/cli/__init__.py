@@ -19,10 +19,10 @@ from typing import NoReturn
 
 from .. import SrmudpError, __version__
 from ..chat import arguments as chat
-from . import demo, key
+from . import bench, demo, key, pipe, transfer
 from .text import clean, soften
 
-_COMMANDS = (demo, chat, key)
+_COMMANDS = (demo, chat, transfer, pipe, bench, key)
 
 _DESCRIPTION = """\
 Encrypted, reliable sockets that connect people behind home routers directly
@@ -33,6 +33,10 @@ _EXAMPLES = """\
 examples:
   srmudp demo                    three peers meet, talk and survive a crash
   srmudp chat -p 8000 -n Alice   talk with friends
+  srmudp recv                    receive files; prints what the other one types
+  srmudp send photos/ ADDRESS    send files and folders to who does that
+  tar c . | srmudp pipe ADDRESS  to somebody's 'srmudp pipe --listen | tar x'
+  srmudp bench ADDRESS           how fast is it to 'srmudp bench --listen'?
   srmudp key new me.key          make an identity: who you are to your peers
   srmudp key show me.key         your PeerId, to give to others
   srmudp key code me.key PEERID  60 digits to read aloud and compare

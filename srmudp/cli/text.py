@@ -36,6 +36,25 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 0.9995 else f"{seconds:.1f} s"
 
 
+def period(seconds: float) -> str:
+    """Seconds to be waited, in words: ``8 s``, ``2:05``, ``1:02:05``."""
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def amount(size: float) -> str:
+    """Bytes in words: ``840 B``, ``12.3 MB``."""
+    if size < 1000:
+        return f"{size:.0f} B"
+    units = ["kB", "MB", "GB", "TB", "PB"]
+    while (size := size / 1000) >= 999.95 and len(units) > 1:
+        del units[0]
+    return f"{size:.1f} {units[0]}"
+
+
 class Screen:
     """Where a command writes for people.
 

@@ -67,6 +67,7 @@ class FileTransfers:
         on_change: called with a :class:`Transfer` whenever the state of one changed, in order, on a thread of its own.
             It may call everything here. Progress within ``MOVING`` is not told: look at :attr:`transfers`.
         max_size: bytes of the largest offer that is shown at all; None for what the disk can take.
+        max_rate: bytes a second of each transfer that we send; None for what the network bears.
 
     Example::
 
@@ -93,11 +94,13 @@ class FileTransfers:
         *,
         on_change: Callable[[Transfer], object] | None = None,
         max_size: int | None = None,
+        max_rate: float | None = None,
     ) -> None:
         self._sock = sock
         self._folder = Folder(folder)
         self._on_change = on_change
         self._max_size = max_size
+        self._max_rate = max_rate
         self._lock = threading.Lock()
         self._next = 1
         self._outgoing: OrderedDict[int, Sending] = OrderedDict()
@@ -128,7 +131,7 @@ class FileTransfers:
         with self._lock:
             if self._closed:
                 raise SocketClosed("file transfers were closed")
-            sending = Sending(self._next, peer, path, self._sock, self._changed)
+            sending = Sending(self._next, peer, path, self._sock, self._changed, self._max_rate)
             self._next += 1
             self._outgoing[sending.number] = sending
             _forget(self._outgoing)

@@ -6,7 +6,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from ..exceptions import DecodeError, QueueFull, SocketClosed, UnknownPeer
@@ -34,15 +34,25 @@ class Sending:
 
     Args:
         changed: called when the state changed, with no lock held.
+        max_rate: bytes a second, at most.
     """
 
-    def __init__(self, number: int, peer: str, path: str, sock: Sock, changed: Callable[[Sending], None]) -> None:
+    def __init__(
+        self,
+        number: int,
+        peer: str,
+        path: str,
+        sock: Sock,
+        changed: Callable[[Sending], None],
+        max_rate: float | None = None,
+    ) -> None:
         self.number = number
         self.peer = peer
         self.id = os.urandom(ID)
         self._source = Source(path)
         self._sock = sock
         self._changed = changed
+        self._max_rate = max_rate
         self._lock = threading.Lock()
         self._state = TransferState.PREPARING
         self._reason = ""
@@ -154,6 +164,7 @@ class Sending:
     def _send(self, run: int) -> None:
         core, under_way = self._core, deque[tuple["Delivery", int]]()
         assert core is not None
+        begun, queued = monotonic(), 0
 
         def go_on() -> bool:
             return self._goes_on(run)
@@ -182,8 +193,11 @@ class Sending:
                     return
                 chunk = encode(Chunk(self.id, core.attempt, index, offset, block))
                 under_way.append((self._queue(chunk, go_on), len(block)))
-                if len(under_way) >= WINDOW:
+                while under_way and (len(under_way) >= WINDOW or not under_way[0][0].pending):
                     settle()
+                queued += len(block)
+                while self._max_rate and (early := begun + queued / self._max_rate - monotonic()) > 0 and go_on():
+                    sleep(min(early, _PATIENCE))
         while under_way:
             settle()
 

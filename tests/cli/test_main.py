@@ -14,12 +14,12 @@ from srmudp.cli import demo, main
 def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    for line in ("srmudp demo ", "srmudp key new me.key", "srmudp key code me.key PEERID"):
+    for line in ("srmudp demo ", "srmudp send ", "srmudp key new me.key", "srmudp key code me.key PEERID"):
         assert line in out
     assert max(map(len, out.splitlines())) <= 79
 
 
-@pytest.mark.parametrize("command", ["demo", "chat", "key"])
+@pytest.mark.parametrize("command", ["demo", "chat", "send", "recv", "pipe", "bench", "key"])
 def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     out = capsys.readouterr().out
@@ -43,11 +43,18 @@ def test_no_command_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "hint"),
     [
         (["dmeo"], "srmudp: there is no 'dmeo'; did you mean 'demo'?"),
-        (["frobnicate"], "srmudp: there is no 'frobnicate'; there are: demo, chat, key"),
+        (["frobnicate"], "srmudp: there is no 'frobnicate'; there are: demo, "),
         (["key", "sow", "x"], "srmudp key: there is no 'sow'; did you mean 'show'?"),
         (["key"], "srmudp key: the following arguments are required: ACTION"),
         (["demo", "--limit", "0"], "srmudp demo: argument --limit: '0' is not a number of seconds above 0"),
         (["demo", "--limit", "soon"], "srmudp demo: argument --limit: 'soon' is not a number of seconds above 0"),
+        (["bench"], "srmudp bench: whom? give ADDRESS, or --listen and have the other one give yours"),
+        (["pipe", "-l", "127.0.0.1:1"], "srmudp pipe: either ADDRESS or --listen: who knows"),
+        (["pipe", "-p", "70000", "x"], "srmudp pipe: argument -p/--port: '70000' is not a port, 0 to 65535"),
+        (["recv"], "srmudp recv: there is no terminal to ask at: say --yes to take everything"),
+        (["recv", "--only", "me"], "srmudp recv: argument --only: not a PeerId: 'me'"),
+        (["recv", "--max-size", "2X"], "srmudp recv: argument --max-size: '2X' is not a size"),
+        (["bench", "-s", "0", "x"], "srmudp bench: argument -s/--seconds: '0' is not a number of seconds from 0.1"),
         (["\x1b[2J"], "srmudp: there is no '\\x1b[2J'"),
     ],
 )

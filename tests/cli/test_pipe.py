@@ -1,0 +1,171 @@
+"""``srmudp pipe``: any bytes both ways, each direction with its own end, and an exit status that is true."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from srmudp import Delivery, Message
+from srmudp.cli.pipe import ABORT, CHANNEL, DATA, DONE, END, HELLO, Broken, _Pipe
+
+from ..programs import ROOT
+from .helpers import address_in
+
+PIPE = [sys.executable, "-m", "srmudp", "pipe"]
+
+
+@contextmanager
+def pipe(folder: Path, *words: str, stdin: Any = subprocess.PIPE, stdout: Any = subprocess.PIPE) -> Iterator[Any]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_DATA_HOME": str(folder / "data")}
+    process = subprocess.Popen(
+        [*PIPE, *words], cwd=folder, env=environment, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def address_of(process: Any) -> str:
+    assert "types" in process.stderr.readline().decode()
+    return address_in(process.stderr.readline().decode().rstrip("\n"))
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="needs tar")
+def test_tar_both_ways_at_once(tmp_path: Path) -> None:
+    folders = {}
+    for name in ("here", "there"):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        (folders[name] / "inner").mkdir()
+        (folders[name] / "inner" / f"{name}.bin").write_bytes(hashlib.shake_128(name.encode()).digest(3_000_000))
+        (folders[name] / f"{name}.sh").write_bytes(b"\x00\xff\r\n\x1a")
+        (folders[name] / f"{name}.sh").chmod(0o755)
+        (folders[name] / "from").mkdir()
+
+    def pack(name: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["tar", "c", "-C", str(folders[name]), "--exclude=from", "."], stdout=subprocess.PIPE)
+
+    def unpack(name: str, stream: IO[bytes]) -> int:
+        return subprocess.run(["tar", "x", "-C", str(folders[name] / "from")], stdin=stream, timeout=40).returncode
+
+    with pack("here") as one, pack("there") as two, ExitStack() as stack:
+        here = stack.enter_context(pipe(tmp_path, "--listen", stdin=one.stdout))
+        other = stack.enter_context(pipe(tmp_path, address_of(here), stdin=two.stdout))
+        assert unpack("there", other.stdout) == 0
+        assert unpack("here", here.stdout) == 0
+        assert (here.wait(20), other.wait(20)) == (0, 0)
+        assert other.stderr.read() == b""
+    for name, other in (("here", "there"), ("there", "here")):
+        received = folders[name] / "from"
+        assert (received / "inner" / f"{other}.bin").read_bytes() == (
+            folders[other] / "inner" / f"{other}.bin"
+        ).read_bytes()
+        assert (received / f"{other}.sh").stat().st_mode & 0o777 == 0o755
+
+
+def test_each_direction_ends_by_itself(tmp_path: Path) -> None:
+    with pipe(tmp_path, "-l") as here, pipe(tmp_path, address_of(here), stdin=subprocess.DEVNULL) as there:
+        here.stdin.write(b"one\n")
+        here.stdin.flush()
+        assert there.stdout.readline() == b"one\n"
+        assert here.stdout.read() == b""  # its end is seen while the other direction goes on
+        here.stdin.write(b"two")
+        here.stdin.close()
+        assert there.stdout.read() == b"two"
+        assert (here.wait(20), there.wait(20)) == (0, 0)
+
+
+def test_a_reader_that_goes_away_is_told_at_both_ends(tmp_path: Path) -> None:
+    with pipe(tmp_path, "-l", "-r") as here, pipe(tmp_path, address_of(here)) as there:
+        there.stdin.write(b"something")
+        there.stdin.flush()
+        assert here.stdout.read(9) == b"something"
+        here.stdout.close()
+        there.stdin.write(bytes(100_000))
+        there.stdin.flush()
+        assert (here.wait(20), there.wait(20)) == (1, 1)
+        assert b"the other end gave up: cannot write the output: Broken pipe" in there.stderr.read()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to a single process")
+def test_an_end_that_is_stopped_is_a_failure_at_the_other(tmp_path: Path) -> None:
+    with pipe(tmp_path, "-l") as here, pipe(tmp_path, address_of(here)) as there:
+        there.stdin.write(b"something")
+        there.stdin.flush()
+        assert here.stdout.read(9) == b"something"
+        there.send_signal(signal.SIGINT)
+        assert (there.wait(20), here.wait(20)) == (130, 1)
+        assert b"srmudp pipe: the connection is lost: its program ended" in here.stderr.read()
+
+
+# --- what may come in what order ---
+
+
+class FakeMeeting:
+    """A meeting with somebody whose messages are given."""
+
+    def __init__(self, *messages: bytes) -> None:
+        self.sock = self
+        self.sent: list[bytes] = []
+        self._messages = list(messages)
+
+    def send(self, data: bytes, name: str, **_: object) -> Delivery:
+        self.sent.append(data)
+        return Delivery()
+
+    def receive(self, timeout: float) -> Message | None:
+        assert self._messages, "nothing more comes, and it has not ended"
+        return Message(self._messages.pop(0), "peer", 0.0, None, CHANNEL)
+
+    def check(self, name: str, *, ended_is_over: bool) -> None:
+        pass
+
+    def close(self, timeout: float) -> None:
+        pass
+
+
+HI = HELLO + bytes(16)
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([DATA + b"x"], "this program was started again"),
+        ([HI, HELLO + b"x" * 16], "the other program was started again"),
+        ([HI, ABORT + b"no\xff" + b"x" * 1000], "the other end gave up: no"),
+        ([HI, END, END], "speaks another language"),
+        ([HI, END, DATA + b"x"], "speaks another language"),
+        ([HI, b"\x63"], "speaks another language"),
+        ([b""], "started again"),
+    ],
+)
+def test_what_breaks_a_pipe(messages: list[bytes], reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Pipe, "_close_output", lambda self: None)
+    meeting: Any = FakeMeeting(*messages)
+    with pytest.raises(Broken, match=reason):
+        _Pipe(meeting, "peer", receive_only=True).run()
+    assert meeting.sent[0][:1] == HELLO
+    assert meeting.sent[1] == END
+    assert (meeting.sent[-1][:1] == ABORT) is (messages[-1][:1] != ABORT)
+
+
+def test_done_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Pipe, "_close_output", lambda self: None)
+    meeting: Any = FakeMeeting(HI, HI, DONE, END)
+    _Pipe(meeting, "peer", receive_only=True).run()
+    assert meeting.sent[-1] == DONE
