@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LEAK_WAIT = 2.0
 """Seconds that threads on their way out are waited for, all together."""
 
-COMPUTING = {("crypto",), ("wire",), ("protocol",), ("peers",), ("fuzz",)}
+COMPUTING = {("crypto",), ("wire",), ("protocol",), ("nat",), ("peers",), ("fuzz",)}
 """Folders whose tests use no socket and no thread."""
 
 _FDS = "/proc/self/fd"

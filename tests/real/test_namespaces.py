@@ -9,75 +9,43 @@ Each of the four is a network namespace; sockets are made inside them by a threa
 
 from __future__ import annotations
 
-import ctypes
-import os
-import shutil
 import socket
 import struct
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from srmudp import Config, MultiHolepunchSocket
 from srmudp.models import PeerState
+from tests.namespaces import Namespaces, why_not
 from tests.real.helpers import DEADLINE, Wire, alive, connected, content, digests, reach, receive, state
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(60)]
-
-T = TypeVar("T")
 
 HOMES = {"a": "192.168.1", "b": "192.168.2"}
 PUBLIC = {"a": "203.0.113.1", "b": "203.0.113.2"}
 PORT = 8000
 
 
-def why_not() -> str:
-    """Why network namespaces cannot be used here; empty if they can."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        return "network namespaces need root: attacks 43, 50, 53 and 54 are NOT tested on real networks in this run"
-    for tool in ("ip", "nft"):
-        if shutil.which(tool) is None:
-            return f"there is no {tool}: attacks 43, 50, 53 and 54 are NOT tested on real networks in this run"
-    return ""
+NOT_TESTED = "attacks 43, 50, 53 and 54 are NOT tested on real networks in this run"
 
 
-class Lab:
+class Lab(Namespaces):
     """The four namespaces. ``ip`` and ``nft`` act in one of them: "a", "na", "nb" or "b"."""
 
     def __init__(self) -> None:
-        self._prefix = f"srmudp{os.getpid()}-"
+        super().__init__("srmudp")
         self._sockets: list[MultiHolepunchSocket] = []
-        self._made: list[str] = []
 
     def build(self) -> None:
         for where in ("a", "na", "nb", "b"):
-            run("ip", "netns", "add", self._prefix + where)
-            self._made.append(where)
-            self.ip(where, "link", "set", "lo", "up")
-        self._link("na", "wan", "203.0.113.1/24", "nb", "wan", "203.0.113.2/24")
+            self.add(where)
+        self.link("na", "wan", "203.0.113.1/24", "nb", "wan", "203.0.113.2/24")
         for side, home in HOMES.items():
-            self._link(side, "eth0", f"{home}.2/24", "n" + side, "lan", f"{home}.1/24")
+            self.link(side, "eth0", f"{home}.2/24", "n" + side, "lan", f"{home}.1/24")
             self.ip(side, "route", "add", "default", "via", f"{home}.1")
-            self.inside("n" + side, lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
-
-    def _link(self, one: str, device: str, address: str, two: str, other_device: str, other_address: str) -> None:
-        peer = ("peer", "name", other_device, "netns", self._prefix + two)
-        run("ip", "link", "add", device, "netns", self._prefix + one, "type", "veth", *peer)
-        for where, name, own in ((one, device, address), (two, other_device, other_address)):
-            self.ip(where, "addr", "add", own, "dev", name)
-            self.ip(where, "link", "set", name, "up")
-
-    def ip(self, where: str, *arguments: str) -> None:
-        """Run ``ip`` there."""
-        run("ip", "-n", self._prefix + where, *arguments)
-
-    def nft(self, where: str, rules: str) -> None:
-        """Load nftables rules there."""
-        run("ip", "netns", "exec", self._prefix + where, "nft", "-f", "-", text=rules)
+            self.forward("n" + side)
 
     def nat(self, side: str, ports: str = "", *, inbound: str = "drop") -> None:
         """Make the router of a side translate, with the ports of its own choice or those given.
@@ -109,27 +77,6 @@ class Lab:
         self.ip("n" + side, "link", "set", "wan", "down")
         self.ip("n" + side, "link", "set", "wan", "up")
 
-    def inside(self, where: str, work: Callable[[], T]) -> T:
-        """What ``work()`` returns, called in a namespace."""
-        done: list[T] = []
-        failed: list[BaseException] = []
-
-        def enter() -> None:
-            try:
-                with Path(f"/run/netns/{self._prefix}{where}").open() as handle:
-                    if ctypes.CDLL(None, use_errno=True).setns(handle.fileno(), 0x4000_0000):  # CLONE_NEWNET
-                        raise OSError(ctypes.get_errno(), "setns")
-                done.append(work())
-            except BaseException as error:
-                failed.append(error)
-
-        thread = threading.Thread(target=enter)
-        thread.start()
-        thread.join(20)
-        if failed:
-            raise failed[0]
-        return done[0]
-
     def socket(self, where: str, **options: Any) -> MultiHolepunchSocket:
         """A socket there. Closed with the lab."""
         options.setdefault("config", Config(max_mtu=1472))
@@ -140,27 +87,20 @@ class Lab:
     def close(self) -> None:
         for sock in self._sockets:
             sock.close(0)
-        for where in self._made:
-            run("ip", "netns", "del", self._prefix + where)
-
-
-def run(*command: str, text: str | None = None) -> None:
-    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=10)
-    if done.returncode:
-        raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
+        super().close()
 
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     """Two homes without translation or filters yet."""
     if reason := why_not():
-        pytest.skip(reason)
+        pytest.skip(f"{reason}: {NOT_TESTED}")
     made = Lab()
     try:
         try:
             made.build()
         except OSError as error:
-            pytest.skip(f"{error}: attacks 43, 50, 53 and 54 are NOT tested on real networks in this run")
+            pytest.skip(f"{error}: {NOT_TESTED}")
         yield made
     finally:
         made.close()
