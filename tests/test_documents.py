@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 import pytest
 
 import srmudp
-from srmudp import MultiHolepunchSocket
+from srmudp import MultiHolepunchSocket, SecureReliableSocket
 
 from .programs import ROOT, Program, free_ports
+from .sockets.pairs import free_port
 
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "TUTORIAL.md"
@@ -249,6 +250,24 @@ def test_the_worker_process(tmp_path: Path) -> None:
         assert program.finish() == str(PROGRAMS["spawn"].printed).rstrip("\n")
 
 
+@pytest.mark.parametrize("first", ["one", "two"])
+def test_the_two_ends_of_a_stream(first: str, tmp_path: Path) -> None:
+    port = free_port()
+    far = {"one": "192.168.1.30", "two": "192.168.1.20"}
+    files = {
+        who: write(tmp_path, f"stream_{who}", {far[who]: "127.0.0.1", "12345": str(port)}) for who in ("one", "two")
+    }
+    second = "two" if first == "one" else "one"
+    with Program([files[first]], tmp_path) as early, Program([files[second]], tmp_path) as late:
+        printed = {first: early.finish(), second: late.finish()}
+    assert printed == {who: str(PROGRAMS[f"stream_{who}"].printed).rstrip("\n") for who in printed}
+
+
+def test_a_stream_in_an_event_loop(tmp_path: Path) -> None:
+    with Program([write(tmp_path, "stream_asyncio", {"12345": str(free_port())})], tmp_path) as program:
+        assert program.finish() == str(PROGRAMS["stream_asyncio"].printed).rstrip("\n")
+
+
 # --- the session at the prompt ---
 
 
@@ -272,12 +291,12 @@ def test_the_session_of_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyP
     finally:
         for value in list(names.values()):
             if is_open(value):
-                value.close(timeout=0)
+                value.close(timeout=0) if isinstance(value, MultiHolepunchSocket) else value.close()
         names.clear()
 
 
 def is_open(value: object) -> bool:
-    return isinstance(value, MultiHolepunchSocket) and not value.is_closed
+    return isinstance(value, MultiHolepunchSocket | SecureReliableSocket) and not value.is_closed
 
 
 # --- nothing is left out, nothing is out of date ---
@@ -285,6 +304,7 @@ def is_open(value: object) -> bool:
 
 def test_every_block_is_run_by_one_of_the_tests_above() -> None:
     known = {"readme_alice", "readme_bob", "readme_asyncio", "alice", "bob", "talk", "service", "spawn"}
+    known |= {"stream_one", "stream_two", "stream_asyncio"}
     assert set(PROGRAMS) == known
     free_standing = [block for block in BLOCKS[README] if block.program is None]
     assert len(free_standing) == 2  # the first program, and what to ask when it does not connect
