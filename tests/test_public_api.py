@@ -73,7 +73,7 @@ SIGNATURES = {
     "on_event": "(hook)",
     "off_event": "(hook)",
     "wait_connected": "(names=None, timeout=None)",
-    "discover": "(servers=None, timeout=5.0)",
+    "discover": "(servers=None, timeout=5.0, *, filtering=False)",
     "getsockname": "()",
     "fileno": "()",
     "close": "(timeout=None)",

@@ -3,6 +3,9 @@
 A request is repeated after 0.5, 1, 2, 4, 8 and 16 seconds and given up 8 seconds after the last one. Its answer counts
 only if it comes from the server asked, repeats the transaction id (96 random bits) and names an address of the family
 that was used; everything else is a counted drop and the transaction goes on.
+
+A server with several addresses can be asked to answer from another one (RFC 5780 section 4.4): whether that gets in
+tells what the NAT filters. Nothing is ever sent to that other address.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ SENDS: Final = 7
 """Times a request is sent (Rc)."""
 LAST_WAIT: Final = 16 * RTO
 """Seconds an answer to the last one is waited for (Rm)."""
+PROBE_SENDS: Final = 2
+PROBE_WAIT: Final = 1.0
+"""The same for a request that is to be answered from elsewhere, of which silence is an answer too."""
 MAX_TRANSACTIONS: Final = 64
 """Questions open at a time."""
 UNKNOWN_ATTRIBUTE: Final = 420
@@ -35,6 +41,7 @@ class Outcome(NamedTuple):
         failure: why, in words; empty if it did not.
         rtt: seconds, or None if the question was repeated.
         other: another address it says it answers from (RFC 5780).
+        source: where the answer came from, or None.
         at: when it ended.
     """
 
@@ -43,16 +50,31 @@ class Outcome(NamedTuple):
     failure: str
     rtt: float | None
     other: Address | None
+    source: Address | None
     at: float
 
 
-class _Transaction:
-    __slots__ = ("on_end", "request", "sends", "sent_at", "server", "wait", "when")
+def failed(server: Address, why: str, now: float) -> Outcome:
+    """The end of a question that was not answered."""
+    return Outcome(server, None, why, None, None, None, now)
 
-    def __init__(self, server: Address, request: bytes, on_end: Callable[[Outcome], None], now: float) -> None:
+
+class _Transaction:
+    __slots__ = ("elsewhere", "last_wait", "limit", "on_end", "request", "sends", "sent_at", "server", "wait", "when")
+
+    def __init__(
+        self,
+        server: Address,
+        request: bytes,
+        elsewhere: Address | None,
+        on_end: Callable[[Outcome], None],
+        now: float,
+    ) -> None:
         self.server = server
         self.request = request
+        self.elsewhere = elsewhere
         self.on_end = on_end
+        self.limit, self.last_wait = (SENDS, LAST_WAIT) if elsewhere is None else (PROBE_SENDS, PROBE_WAIT)
         self.sends = 0
         self.sent_at = self.when = now
         self.wait = RTO
@@ -75,8 +97,13 @@ class StunClient:
         self._send = send
         self._open: dict[bytes, _Transaction] = {}
 
-    def ask(self, server: Address, on_end: Callable[[Outcome], None], now: float) -> bytes:
+    def ask(
+        self, server: Address, on_end: Callable[[Outcome], None], now: float, elsewhere: Address | None = None
+    ) -> bytes:
         """Ask a server for our address; ``on_end`` is called once, during a later call.
+
+        Args:
+            elsewhere: where the server is to answer from; it may answer from its own address nevertheless.
 
         Returns:
             The transaction id, for :meth:`cancel`.
@@ -87,8 +114,13 @@ class StunClient:
         if len(self._open) >= MAX_TRANSACTIONS:
             raise ValueError(f"more than {MAX_TRANSACTIONS} questions to STUN servers at a time")
         transaction_id = self._random(TRANSACTION_ID)
-        request = StunMessage(StunClass.REQUEST, transaction_id).encode()
-        transaction = self._open[transaction_id] = _Transaction(server, request, on_end, now)
+        request = StunMessage(
+            StunClass.REQUEST,
+            transaction_id,
+            change_ip=elsewhere is not None and elsewhere.host != server.host,
+            change_port=elsewhere is not None and elsewhere.port != server.port,
+        ).encode()
+        transaction = self._open[transaction_id] = _Transaction(server, request, elsewhere, on_end, now)
         self._transmit(transaction, now)
         return transaction_id
 
@@ -102,7 +134,7 @@ class StunClient:
         if transaction is None:
             self._drops["stun_unasked"] += 1
             return
-        if source != transaction.server:
+        if source not in (transaction.server, transaction.elsewhere):
             self._drops["stun_wrong_source"] += 1
             return
         mapped, failure = message.address, ""
@@ -116,7 +148,7 @@ class StunClient:
             return
         del self._open[message.transaction_id]
         rtt = now - transaction.sent_at if transaction.sends == 1 else None
-        transaction.on_end(Outcome(source, mapped, failure, rtt, message.other, now))
+        transaction.on_end(Outcome(transaction.server, mapped, failure, rtt, message.other, source, now))
 
     def next_timer(self) -> float | None:
         """When :meth:`on_timer` must be called."""
@@ -126,17 +158,17 @@ class StunClient:
         """Repeat what was not answered; give up what was repeated often enough."""
         due = [(key, transaction) for key, transaction in self._open.items() if transaction.when <= now]
         for key, transaction in due:
-            if transaction.sends < SENDS:
+            if transaction.sends < transaction.limit:
                 self._transmit(transaction, now)
             else:
                 del self._open[key]
-                transaction.on_end(Outcome(transaction.server, None, "it did not answer", None, None, now))
+                transaction.on_end(failed(transaction.server, "it did not answer", now))
 
     def _transmit(self, transaction: _Transaction, now: float) -> None:
         self._send(transaction.request, transaction.server)
         transaction.sends += 1
         transaction.sent_at = now
-        transaction.when = now + (transaction.wait if transaction.sends < SENDS else LAST_WAIT)
+        transaction.when = now + (transaction.wait if transaction.sends < transaction.limit else transaction.last_wait)
         transaction.wait *= 2
 
 

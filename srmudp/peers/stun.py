@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final
 
 from ..models import Address, PublicAddress, SeenAddress
-from ..nat.behaviour import NatSamples, Sample
-from ..nat.stun import Outcome, StunClient, answer_to, is_sound
+from ..nat.behaviour import FilterSample, NatSamples, Sample
+from ..nat.stun import Outcome, StunClient, answer_to, failed, is_sound
 from ..wire.stun import StunClass, StunMessage, parse_stun
 from .admission import prefix_of
 from .jobs import TokenBucket
@@ -35,18 +36,27 @@ class Discovery:
         outcomes: server to how its question ended.
         looked_up: how many host names are still being looked up. The owner's.
         stopped: it is over; nothing more is asked for it.
+
+    Args:
+        filtering: also find out whom the NAT lets in, by the first server that can answer from elsewhere.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, filtering: bool = False) -> None:
+        self.filtering = filtering
         self.outcomes: dict[Address, Outcome] = {}
         self.looked_up = 0
         self.stopped = False
         self.settle_at: float | None = None
         self.open: dict[Address, bytes] = {}
+        self.probes: dict[bool, bytes] = {}  # other host or not -> its question
 
     def is_settled(self, now: float) -> bool:
         """True once nothing better is to be expected."""
-        if self.stopped or (self.settle_at is not None and now >= self.settle_at):
+        if self.stopped:
+            return True
+        if self.probes:
+            return False  # they end by themselves
+        if self.settle_at is not None and now >= self.settle_at:
             return True
         return not self.open and not self.looked_up
 
@@ -122,7 +132,7 @@ class Stun:
             try:
                 discovery.open[server] = self._client.ask(server, self._ended(discovery, local), now)
             except ValueError as error:
-                discovery.outcomes[server] = Outcome(server, None, str(error), None, None, now)
+                discovery.outcomes[server] = failed(server, str(error), now)
         if discovery.is_settled(now):
             self._on_progress(discovery)
 
@@ -134,16 +144,45 @@ class Stun:
                 self.samples.add(Sample(local, outcome.server, outcome.mapped, outcome.at))
                 if discovery.settle_at is None:
                     discovery.settle_at = outcome.at + GRACE
+                if discovery.filtering and outcome.other is not None:
+                    self._probe(discovery, outcome.server, outcome.other, outcome.at)
             self._on_progress(discovery)
 
         return ended
+
+    def _probe(self, discovery: Discovery, server: Address, other: Address, now: float) -> None:
+        """Have a server answer from another host, and from another port of its own, if that can tell anything.
+
+        It cannot where we have sent to that host: its answers get in through all but the strictest NAT.
+        """
+        known = {address.host for address in (*discovery.open, *discovery.outcomes)}
+        known |= {sample.server.host for sample in self.samples.recent(now)}
+        if other.host in known or other.port == server.port or not is_sound(other, server):
+            return
+        discovery.filtering = False  # one server is enough
+        for other_host in (True, False):
+            elsewhere = other if other_host else Address(server.host, other.port)
+
+            def ended(outcome: Outcome, other_host: bool = other_host, elsewhere: Address = elsewhere) -> None:
+                discovery.probes.pop(other_host, None)
+                # An answer from where we asked says that the server does not do it.
+                if outcome.source in (None, elsewhere):
+                    arrived = outcome.source is not None
+                    self.samples.add_filtering(FilterSample(other_host, arrived, outcome.at))
+                self._on_progress(discovery)
+
+            with suppress(ValueError):  # too many questions at a time
+                discovery.probes[other_host] = self._client.ask(server, ended, now, elsewhere)
 
     def stop(self, discovery: Discovery, now: float) -> None:
         """Its caller waits no longer: nothing more is sent for it."""
         for server, transaction_id in discovery.open.items():
             self._client.cancel(transaction_id)
-            discovery.outcomes[server] = Outcome(server, None, "it did not answer in time", None, None, now)
+            discovery.outcomes[server] = failed(server, "it did not answer in time", now)
+        for transaction_id in discovery.probes.values():
+            self._client.cancel(transaction_id)
         discovery.open.clear()
+        discovery.probes.clear()
         discovery.stopped = True
         if discovery in self._running:
             self._running.remove(discovery)
@@ -177,15 +216,16 @@ class Stun:
             return None
         when = self._client.next_timer()
         for discovery in self._running:
-            if discovery.settle_at is not None and (when is None or discovery.settle_at < when):
-                when = discovery.settle_at
+            settle_at = None if discovery.probes else discovery.settle_at
+            if settle_at is not None and (when is None or settle_at < when):
+                when = settle_at
         return when
 
     def on_timer(self, now: float) -> None:
         """Repeat questions, and tell who has waited long enough."""
         self._client.on_timer(now)
         for discovery in list(self._running):
-            if discovery.settle_at is not None and discovery.settle_at <= now:
+            if discovery.settle_at is not None and discovery.settle_at <= now and not discovery.probes:
                 self.stop(discovery, now)
                 self._on_progress(discovery)
 

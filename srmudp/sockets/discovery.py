@@ -88,6 +88,7 @@ class Search:
     Args:
         bound: where our socket is bound.
         servers: as for :func:`parse_servers`.
+        filtering: also find out whom the NAT lets in.
 
     Attributes:
         hosts: names and ports to be looked up.
@@ -96,11 +97,13 @@ class Search:
         ValueError: a server is malformed.
     """
 
-    def __init__(self, house: Household[Any], bound: Address, servers: Server | Iterable[Server] | None) -> None:
+    def __init__(
+        self, house: Household[Any], bound: Address, servers: Server | Iterable[Server] | None, filtering: bool = False
+    ) -> None:
         self._house = house
         self._bound = bound
         self._addresses, self.hosts = parse_servers(servers)
-        self._discovery = Discovery()
+        self._discovery = Discovery(filtering=filtering)
         self._discovery.looked_up = len(self.hosts)
         self._names: dict[str, str] = {}
         self._failures: dict[str, str] = {}

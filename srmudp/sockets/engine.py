@@ -221,11 +221,13 @@ class Engine:
 
     # --- our own address ---
 
-    def discover(self, servers: Server | Iterable[Server] | None, timeout: float | None) -> PublicAddress:
+    def discover(
+        self, servers: Server | Iterable[Server] | None, timeout: float | None, filtering: bool
+    ) -> PublicAddress:
         """Where STUN servers see us; see ``MultiHolepunchSocket.discover``."""
         driver = self.driver
         driver.check_process()
-        search = Search(self.house, self.local_address, servers)
+        search = Search(self.house, self.local_address, servers, filtering)
         deadline = _deadline(timeout)
         driver.run(search.ask, search.known())
         for host in search.hosts:  # each on a thread of its own, for that may take long

@@ -136,7 +136,9 @@ class MultiHolepunchSocket(Face):
 
     # --- our own address ---
 
-    def discover(self, servers: Server | Iterable[Server] | None = None, timeout: float | None = 5.0) -> PublicAddress:
+    def discover(
+        self, servers: Server | Iterable[Server] | None = None, timeout: float | None = 5.0, *, filtering: bool = False
+    ) -> PublicAddress:
         """Ask STUN servers from which public address this very socket is seen: what to tell others who shall reach it.
 
         All are asked at once. It returns when all have answered, and one second after the first answer in any case.
@@ -147,6 +149,8 @@ class MultiHolepunchSocket(Face):
                 most); None for public ones, see ``srmudp.config.STUN_SERVERS``. It takes two on different machines to
                 tell how the NAT behaves.
             timeout: seconds to wait for the first answer; None waits until all were given up.
+            filtering: also find out whom the NAT lets in, which takes up to two seconds more and a server that can
+                answer from a second address (RFC 5780); few public ones do.
 
         Returns:
             A :class:`PublicAddress`.
@@ -161,7 +165,7 @@ class MultiHolepunchSocket(Face):
             public = sock.discover()
             print(f"I can be reached at {public}, if my router keeps to it: {public.mapping.value}")
         """
-        return self._engine.discover(servers, check_timeout(timeout))
+        return self._engine.discover(servers, check_timeout(timeout), bool(filtering))
 
     # --- messages ---
 

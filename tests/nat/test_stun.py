@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from srmudp.models import Address
-from srmudp.nat.stun import MAX_TRANSACTIONS, Outcome, StunClient, answer_to
+from srmudp.nat.stun import MAX_TRANSACTIONS, Outcome, StunClient, answer_to, failed
 from srmudp.wire.stun import StunClass, StunMessage, parse_stun
 
 SERVER = Address("192.0.2.1", 3478)
@@ -48,7 +48,7 @@ def test_an_answer_ends_the_question() -> None:
     assert (request, where) == (StunMessage(StunClass.REQUEST, asked), SERVER)
     other = Address("192.0.2.2", 3479)
     asker.client.on_response(answer(asked, other=other), SERVER, 5.03)
-    assert asker.ended == [Outcome(SERVER, OURS, "", pytest.approx(0.03), other, 5.03)]
+    assert asker.ended == [Outcome(SERVER, OURS, "", pytest.approx(0.03), other, SERVER, 5.03)]
     assert asker.client.next_timer() is None
     asker.client.on_response(answer(asked), SERVER, 5.04)
     assert asker.drops == {"stun_unasked": 1}
@@ -67,7 +67,7 @@ def test_the_timers_of_rfc_8489() -> None:
         last, now = now, asker.client.next_timer()
     assert times == [(at, True) for at in (0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5)]
     assert last == 139.5
-    assert asker.ended == [Outcome(SERVER, None, "it did not answer", None, None, 139.5)]
+    assert asker.ended == [failed(SERVER, "it did not answer", 139.5)]
 
 
 def test_a_repeated_question_says_nothing_of_the_round_trip() -> None:
@@ -142,6 +142,40 @@ def test_questions_side_by_side_and_cancelled() -> None:
     asker.client.cancel(first)
     assert asker.client.next_timer() is None
     assert asker.drops == {"stun_wrong_source": 1}
+
+
+ELSEWHERE = Address("192.0.2.2", 3479)
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "change"),
+    [
+        (ELSEWHERE, {"change_ip": True, "change_port": True}),
+        (SERVER._replace(port=3479), {"change_port": True}),
+        (SERVER._replace(host="192.0.2.2"), {"change_ip": True}),
+    ],
+)
+def test_a_server_is_asked_to_answer_from_elsewhere(elsewhere: Address, change: dict[str, bool]) -> None:
+    asker = Asker()
+    asked = asker.client.ask(SERVER, asker.ended.append, 0.0, elsewhere)
+    assert asker.sent() == [(StunMessage(StunClass.REQUEST, asked, **change), SERVER)]  # type: ignore[arg-type]
+    for source in (ELSEWHERE._replace(port=9), Address("192.0.2.3", 3479)):
+        asker.client.on_response(answer(asked), source, 0.1)
+    assert asker.drops == {"stun_wrong_source": 2}
+    asker.client.on_response(answer(asked), elsewhere, 0.2)
+    assert [(outcome.server, outcome.source, outcome.mapped) for outcome in asker.ended] == [(SERVER, elsewhere, OURS)]
+
+
+def test_silence_from_elsewhere_is_an_answer_soon() -> None:
+    asker = Asker()
+    asker.client.ask(SERVER, asker.ended.append, 0.0, ELSEWHERE)
+    times = []
+    while (now := asker.client.next_timer()) is not None:
+        asker.client.on_timer(now)
+        times.append(now)
+    assert times == [0.5, 1.5]
+    assert {where for _, where in asker.sent()} == {SERVER}
+    assert asker.ended == [failed(SERVER, "it did not answer", 1.5)]
 
 
 def test_open_questions_are_bounded() -> None:

@@ -177,6 +177,99 @@ def test_a_socket_that_closes_asks_no_more() -> None:
     assert record.items == []
 
 
+# --- filtering
+
+
+class Classic:
+    """A server of RFC 5780 with two hosts and two ports on each: sans-IO, one object at all four addresses."""
+
+    def __init__(self, net: SimNet, *, changes: bool = True) -> None:
+        self.net, self.changes = net, changes
+        self.asked: list[tuple[Address, Address]] = []
+        net.add_host("classic 1", ONE.host)
+        net.add_host("classic 2", TWO.host)
+        for host in ("classic 1", "classic 2"):
+            net.hosts[host].arrive = net.hosts[host].enter = self._arrive  # in the place of a socket
+
+    def _arrive(self, buffer: bytes, segment_size: int, source: Address, destination: Address) -> None:
+        request = parse_stun(buffer)
+        self.asked.append((source, destination))
+        other = Address(TWO.host if destination.host == ONE.host else ONE.host, 6951 - destination.port)
+        host = other.host if request.change_ip and self.changes else destination.host
+        port = other.port if request.change_port and self.changes else destination.port
+        answer = StunMessage(StunClass.SUCCESS, request.transaction_id, source, other=other).encode()
+        machine = self.net.hosts["classic 1" if host == ONE.host else "classic 2"]
+        machine.leave(answer, len(answer), Address(host, port), source)
+
+
+def filtering_of(nat: Nat, *, changes: bool = True, filtering: bool = True) -> tuple[NatBehaviour, float, Classic]:
+    """What a discovery says of a NAT, the seconds it takes, and the server."""
+    net = SimNet(5, link=LINK)
+    net.add_nat("nat", "203.0.113.1", nat)
+    a = make_node(net, "a", "203.0.113.77" if nat.mapping == "NONE" else "192.168.1.2", behind="nat")
+    classic = Classic(net, changes=changes)
+    discovery = Discovery(filtering=filtering)
+    before = net.now
+    a.do(a.node.ask_servers, discovery, [(ONE, None)])
+    assert net.run_until(lambda: discovery.is_settled(net.now), 5)
+    took = net.now - before
+    found = a.do(a.node.finish_discovery, discovery)
+    assert found.ipv4 is not None
+    record = Recorder(net)
+    net.run(60)
+    assert record.items == []
+    assert {destination for _, destination in classic.asked} == {ONE}  # never an address that only the server named
+    return found.filtering, took, classic
+
+
+@pytest.mark.parametrize("mapping", ["EIM", "ADM", "APDM"])
+@pytest.mark.parametrize(
+    ("filtering", "verdict"),
+    [
+        ("EIF", NatBehaviour.ENDPOINT_INDEPENDENT),
+        ("ADF", NatBehaviour.ADDRESS_DEPENDENT),
+        ("APDF", NatBehaviour.ADDRESS_AND_PORT_DEPENDENT),
+    ],
+)
+def test_filtering_of_every_kind(mapping: Any, filtering: Any, verdict: NatBehaviour) -> None:
+    found, took, _ = filtering_of(Nat(mapping=mapping, filtering=filtering, ports="random"))
+    assert found is verdict
+    assert took < (0.1 if verdict is NatBehaviour.ENDPOINT_INDEPENDENT else 1.6)
+
+
+def test_a_firewall_filters_though_it_translates_nothing() -> None:
+    assert filtering_of(Nat.profile("firewall"))[0] is NatBehaviour.ADDRESS_AND_PORT_DEPENDENT
+    assert filtering_of(Nat.profile("open"))[0] is NatBehaviour.ENDPOINT_INDEPENDENT
+
+
+def test_filtering_is_found_out_only_where_it_is_asked_for_and_can_be() -> None:
+    verdict, took, classic = filtering_of(Nat(), filtering=False)
+    assert (verdict, len(classic.asked)) == (NatBehaviour.UNKNOWN, 1)
+    assert took < 0.1
+    verdict, took, _ = filtering_of(Nat(), changes=False)  # it answers from where it was asked: that says nothing
+    assert verdict is NatBehaviour.UNKNOWN
+    assert took < 0.1
+    _, a = home(Nat())
+    discovery = Discovery(filtering=True)
+    a.do(a.node.ask_servers, discovery, [(ONE, None)])  # has no other address
+    a.net.run(0.1)
+    assert a.do(a.node.finish_discovery, discovery).filtering is NatBehaviour.UNKNOWN
+
+
+def test_no_verdict_where_the_other_host_was_asked_as_well() -> None:
+    """Its answers would get in through a NAT that lets in whom we sent to."""
+    net = SimNet(5, link=LINK)
+    net.add_nat("nat", "203.0.113.1", Nat(filtering="ADF"))
+    a = make_node(net, "a", "192.168.1.2", behind="nat")
+    classic = Classic(net)
+    discovery = Discovery(filtering=True)
+    a.do(a.node.ask_servers, discovery, [(ONE, None), (TWO, None)])
+    net.run_until(lambda: discovery.is_settled(net.now), 5)
+    found = a.do(a.node.finish_discovery, discovery)
+    assert (found.filtering, found.mapping) == (NatBehaviour.UNKNOWN, NatBehaviour.ENDPOINT_INDEPENDENT)
+    assert len(classic.asked) == 2
+
+
 # --- attack 38
 
 

@@ -224,11 +224,13 @@ class Engine:
 
     # --- our own address ---
 
-    async def discover(self, servers: Server | Iterable[Server] | None, timeout: float | None) -> PublicAddress:
+    async def discover(
+        self, servers: Server | Iterable[Server] | None, timeout: float | None, filtering: bool
+    ) -> PublicAddress:
         """Where STUN servers see us; see ``MultiHolepunchSocket.discover``."""
         driver = self.driver
         driver.check_loop()
-        search = Search(self.house, self.local_address, servers)
+        search = Search(self.house, self.local_address, servers, filtering)
         deadline = _deadline(timeout)
         driver.run(search.ask, search.known())
         tasks = [driver.loop.create_task(self._look_up(search, host), name="srmudp-lookup") for host in search.hosts]

@@ -144,7 +144,7 @@ class MultiHolepunchSocket(Face):
     # --- our own address ---
 
     async def discover(
-        self, servers: Server | Iterable[Server] | None = None, timeout: float | None = 5.0
+        self, servers: Server | Iterable[Server] | None = None, timeout: float | None = 5.0, *, filtering: bool = False
     ) -> PublicAddress:
         """Ask STUN servers from which public address this very socket is seen: what to tell others who shall reach it.
 
@@ -156,6 +156,8 @@ class MultiHolepunchSocket(Face):
                 most); None for public ones, see ``srmudp.config.STUN_SERVERS``. It takes two on different machines to
                 tell how the NAT behaves.
             timeout: seconds to wait for the first answer; None waits until all were given up.
+            filtering: also find out whom the NAT lets in, which takes up to two seconds more and a server that can
+                answer from a second address (RFC 5780); few public ones do.
 
         Returns:
             A :class:`PublicAddress`.
@@ -170,7 +172,7 @@ class MultiHolepunchSocket(Face):
             public = await sock.discover()
             print(f"I can be reached at {public}, if my router keeps to it: {public.mapping.value}")
         """
-        return await self._engine.discover(servers, check_timeout(timeout))
+        return await self._engine.discover(servers, check_timeout(timeout), bool(filtering))
 
     # --- messages ---
 
