@@ -48,6 +48,7 @@ REORDERING: Final = 0.01
 REQUEST_AGAIN: Final = 0.3
 """Seconds until it is asked for again; doubled each time, up to LARGEST_TIMEOUT."""
 REQUESTS_AT_ONCE: Final = 32
+"""Requests in a row; the next follow after REORDERING."""
 ACK_SPACING: Final = 0.05
 """Seconds between acknowledgements: longer than the network changes the order of two datagrams, see above."""
 ACK_AFTER_REQUEST: Final = 0.025
@@ -490,6 +491,8 @@ class OldReceiveHalf:
                 missing.due = now + min(LARGEST_TIMEOUT, REQUEST_AGAIN * 2.0 ** min(missing.asked, 10))
                 missing.asked += 1
         self._request_at = min((missing.due for missing in self._missing.values()), default=inf)
+        if len(due) >= REQUESTS_AT_ONCE:
+            self._request_at = max(self._request_at, now + REORDERING)
         if due:
             self._asked_at = now
             self.requests += len(due)

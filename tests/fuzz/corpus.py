@@ -22,6 +22,7 @@ from srmudp.wire.frames import Ack, ChannelState, MessagePart, SessionStart, Unr
 from srmudp.wire.packet import PUBLIC_KEY, PUNCH, RECORD, RESEND, SHARED_KEY, Hello
 from srmudp.wire.stun import StunClass, StunMessage
 from tests.endpoints import Recorder, connect, identity, make_node, send
+from tests.fuzz.old_wire_corpus import put_old_wire
 from tests.fuzz.sealed_targets import ListeningBackend
 from tests.simnet import Link, SimNet
 
@@ -93,6 +94,7 @@ def build() -> dict[str, dict[str, bytes]]:
     _records(put)
     _hellos(put)
     _stun(put)
+    put_old_wire(put)
     _frames(put)
     _texts(put)
     scripts(put)

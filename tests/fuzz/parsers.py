@@ -24,6 +24,7 @@ from srmudp.sockets.known_peers import KnownPeers
 from srmudp.wire import frames, packet
 from srmudp.wire.codec import Reader, encode_address, encode_varint, read_varint
 from srmudp.wire.stun import StunClass, parse_stun
+from tests.fuzz.old_wire import OLD_WIRE
 
 Target = Callable[[bytes], None]
 
@@ -314,6 +315,7 @@ PARSERS: Final[dict[str, Target]] = {
     "frame_MessagePart": partial(_part, frames.MESSAGE_PART),
     "frame_UnreliablePart": partial(_part, frames.UNRELIABLE_PART),
     "reader": reader,
+    **OLD_WIRE,
     "address": address,
     "name": name,
     "peer_id": peer_id,

@@ -18,8 +18,8 @@ from tests.fuzz.worlds import Slow
 MUTATIONS = {"endpoint": 6, "sealed": 7, "handshake": 5}
 """Mutated scripts of each endpoint target in one build."""
 PARSED = 120
-FILES = {"known_peers": 40, "key_file": 40}
-"""The same for the parsers; fewer where each input is a file on disk."""
+FILES = {"known_peers": 40, "key_file": 40, "old_clear": 20}
+"""The same for the parsers; fewer where each input is a file on disk, or costs key agreements."""
 SEED = 1
 LARGEST_CORPUS = 300_000
 

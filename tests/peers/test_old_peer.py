@@ -412,6 +412,19 @@ def test_packets_far_ahead_are_not_kept(dialect: Dialect) -> None:
 
 
 @both
+def test_a_far_gap_is_not_asked_for_all_at_once(dialect: Dialect) -> None:
+    """Nor does one datagram provoke thousands, and no packet that was acknowledged is asked for."""
+    net, _, old, node = connected(dialect)
+    asked: list[float] = []
+    net.tap(lambda now, source, destination, data: asked.append(now) if source.host == HERE else None)
+    node.do(lambda now: old._seal(0, 4000, 0, b"far", now))
+    net.run(0.2)
+    assert 100 < len(asked) < 700
+    assert max(asked.count(when) for when in asked) <= 33
+    assert old.died is not None  # a program that never sent them ends there, as the real one does
+
+
+@both
 def test_two_of_ours_may_speak_it_with_each_other(dialect: Dialect) -> None:
     net = SimNet(3, link=LOSSY)
     a, b = make_node(net, "a", HERE), make_node(net, "b", THERE)
