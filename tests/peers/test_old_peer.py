@@ -138,7 +138,7 @@ def test_a_bad_network_costs_time_and_nothing_else(dialect: Dialect, seed: int) 
 @both
 @pytest.mark.parametrize("sequence", [0xFFFFFFF0, 0xFFFFFFFF, 0x7FFFFFF8])
 def test_sequences_wrap_both_ways(dialect: Dialect, sequence: int) -> None:
-    """Also with holes right at the wrap."""
+    """Attack 11, on the old wire: also with holes right at the wrap."""
     link = Link(latency=0.01, loss=0.05)
     net, a, old, node = start(dialect, link=link, sequence=sequence)
     until(net, lambda: status(a, "old").established and old.established, 40)
@@ -225,6 +225,7 @@ def test_any_datagram_of_the_handshake_may_be_lost(dialect: Dialect, first: str,
 
 @both
 def test_a_stale_request_is_counted(dialect: Dialect) -> None:
+    """Attack 3, on the old wire."""
     net, a, old, node = connected(dialect)
     token = send(a, "old", b"content")
     until(net, lambda: settled(a, token) is not None)
@@ -237,6 +238,7 @@ def test_a_stale_request_is_counted(dialect: Dialect) -> None:
 
 @both
 def test_acknowledgements_of_what_was_never_sent_are_counted(dialect: Dialect) -> None:
+    """Attack 12, on the old wire."""
     net, a, old, node = connected(dialect)
     for sequence in (1, 50, 0x7FFFFFFF):
         node.do(lambda now, s=sequence: old._seal(0x01, s, 0, b"", now))
@@ -312,7 +314,7 @@ def test_a_restart_of_the_old_program_is_noticed(dialect: Dialect) -> None:
 
 @both
 def test_forged_datagrams_do_nothing(dialect: Dialect) -> None:
-    """From the peer's own address, in every stage."""
+    """Attacks 6, 10 and 53, on the old wire: from the peer's own address, in every stage."""
     junk = [b"\0", b"\4", b"#" * 1472, report(1472), report(1040), bytes(100), b"\xff" * 100, b"\3" + bytes(50), b"\2+"]
     junk += [punch(other) for other in Dialect] + [probe(1040), b"\1" + bytes(64)]
     net, a, _, node = connected(dialect)
@@ -329,6 +331,7 @@ def test_forged_datagrams_do_nothing(dialect: Dialect) -> None:
 
 @both
 def test_replayed_packets_do_nothing(dialect: Dialect) -> None:
+    """Attacks 1 and 3, on the old wire."""
     net, a, old, node = connected(dialect)
     recorded: list[bytes] = []
     net.tap(lambda now, source, destination, data: recorded.append(data) if source.host == THERE else None)
@@ -349,7 +352,7 @@ def test_replayed_packets_do_nothing(dialect: Dialect) -> None:
 
 
 def test_memory_of_broadcasts_is_bounded() -> None:
-    """More broadcasts than are remembered; a copy of the first is too old, then."""
+    """Attack 1, on the old wire: more broadcasts than are remembered; a copy of the first is too old, then."""
     net, a, old, node = connected(Dialect.SRUDP)
     recorded: list[bytes] = []
     net.tap(lambda now, source, destination, data: recorded.append(data) if source.host == THERE else None)
@@ -366,6 +369,7 @@ def test_memory_of_broadcasts_is_bounded() -> None:
 
 @both
 def test_an_application_that_takes_nothing_is_not_filled_up(dialect: Dialect) -> None:
+    """Attack 47, on the old wire."""
     net = SimNet(1, link=LINK)
     config = Config(channel_window=65_536, connection_window=65_536, max_message_size=65_536, receive_budget=65_536)
     a = us(net, dialect, config=config, on_event=None)
@@ -387,6 +391,7 @@ def test_an_application_that_takes_nothing_is_not_filled_up(dialect: Dialect) ->
 
 
 def test_a_message_without_end_closes_the_session() -> None:
+    """Attack 17, on the old wire."""
     net = SimNet(1, link=LINK)
     config = Config(max_message_size=50_000, receive_budget=50_000)
     a = us(net, Dialect.SRMUDP_0_0_4, config=config)
@@ -401,6 +406,7 @@ def test_a_message_without_end_closes_the_session() -> None:
 
 @both
 def test_packets_far_ahead_are_not_kept(dialect: Dialect) -> None:
+    """Attacks 14 and 17, on the old wire."""
     net, a, old, node = connected(dialect)
     for sequence in range(2, 6000):
         node.do(lambda now, s=sequence: old._seal(0, s, 0, bytes(500), now))
@@ -413,7 +419,7 @@ def test_packets_far_ahead_are_not_kept(dialect: Dialect) -> None:
 
 @both
 def test_a_far_gap_is_not_asked_for_all_at_once(dialect: Dialect) -> None:
-    """Nor does one datagram provoke thousands, and no packet that was acknowledged is asked for."""
+    """Attack 14, on the old wire: nor does one datagram provoke thousands."""
     net, _, old, node = connected(dialect)
     asked: list[float] = []
     net.tap(lambda now, source, destination, data: asked.append(now) if source.host == HERE else None)
