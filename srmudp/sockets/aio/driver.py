@@ -239,14 +239,22 @@ class Driver:
 
     def _work(self, work: Callable[[float], None]) -> None:
         """Do ``work(now)`` and all that follows it."""
-        if self.stopped or self._busy:
-            return
+        if not self.stopped and not self._busy:
+            self._guard(work, monotonic())
+            if not self.stopped:
+                self._guard(self._follow_up, monotonic())
+            self._on_output()
+
+    def _follow_up(self, now: float) -> None:
+        self._transmit(now)
+        self._start_jobs()
+        self._set_timer()
+
+    def _guard(self, work: Callable[[float], None], now: float) -> None:
+        """Do ``work(now)``, whatever it raises."""
         try:
             self._busy = True
-            work(monotonic())
-            self._transmit(monotonic())  # no earlier than what ``work`` was done at
-            self._start_jobs()
-            self._set_timer()
+            work(now)
         except Exception as error:
             self._fault("loop", error)
             if self._flushing is None:  # an endpoint that fails at each turn must not take a core
@@ -256,18 +264,25 @@ class Driver:
             raise
         finally:
             self._busy = False
-        self._on_output()
 
     def _on_readable(self) -> None:
         if self._reading is None:  # else that is the next turn
-            self._work(self._read)
+            self._read()
 
     def _read_on(self) -> None:
         self._reading = None
-        self._work(self._read)
+        self._read()
 
-    def _read(self, now: float) -> None:
-        """Read and handle what has come, as much as one turn takes."""
+    def _read(self) -> None:
+        """Read and handle what has come; then tasks that it wakes have their turn, and what they send leaves with what
+        is due for it."""
+        if not self.stopped and not self._busy:
+            self._guard(self._read_some, monotonic())
+            if self._flushing is None and not self.stopped:
+                self._flush_soon()
+
+    def _read_some(self, now: float) -> None:
+        """As much as one turn takes."""
         limit = now + _HOLD
         endpoint, receive_batch = self.endpoint, self.transport.receive_batch
         for _ in range(_BURST):
@@ -326,11 +341,14 @@ class Driver:
         deadline = self.endpoint.next_timer()
         if deadline is None or deadline >= self._timer_at:
             return
+        now = monotonic()
+        at = min(now + self._span, max(now + _TICK, deadline))
+        if at >= self._timer_at:  # what is due already is waited for: work must not put it off again and again
+            return
         if self._timer is not None:
             self._timer.cancel()
-        delay = min(self._span, max(_TICK, deadline - monotonic()))
-        self._timer_at = monotonic() + delay
-        self._timer = self.loop.call_later(delay, self._on_timer)
+        self._timer_at = at
+        self._timer = self.loop.call_later(at - now, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
