@@ -70,7 +70,14 @@ class FakeEndpoint:
 
     # commands
     def add_peer(
-        self, name: str, addresses: Sequence[Address], peer_id: PeerId | None, now: float, *, pinned: bool = True
+        self,
+        name: str,
+        addresses: Sequence[Address],
+        peer_id: PeerId | None,
+        now: float,
+        *,
+        pinned: bool = True,
+        wire: object = None,
     ) -> None:
         self.calls.append(("add_peer", name, tuple(addresses), peer_id, pinned))
         if name == "impossible":
