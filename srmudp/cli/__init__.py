@@ -19,10 +19,10 @@ from typing import NoReturn
 
 from .. import SrmudpError, __version__
 from ..chat import arguments as chat
-from . import bench, demo, key, pipe, transfer
+from . import bench, completion, demo, key, pipe, transfer
 from .text import clean, soften
 
-_COMMANDS = (demo, chat, transfer, pipe, bench, key)
+_COMMANDS = (demo, chat, transfer, pipe, bench, key, completion)
 
 _DESCRIPTION = """\
 Encrypted, reliable sockets that connect people behind home routers directly

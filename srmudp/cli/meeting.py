@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import getpass
 import os
 import queue
-import re
-import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,12 +14,8 @@ from types import TracebackType
 from typing import IO, Self
 
 from .. import Address, EventKind, Identity, IdentityError, MultiHolepunchSocket, PeerEvent, PeerId, SrmudpError
+from ..chat.places import Lock, data_folder, default_nick, make_folder, own_addresses
 from .text import clean
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 PEER = "peer"
 """Our name for whoever is at the address that was given."""
@@ -96,13 +89,13 @@ class Meeting:
         self._lost_since: dict[str, tuple[float, str]] = {}
         self._final: dict[str, str] = {}
         self._met: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._key_lock: int | None = None
+        self._key_lock: Lock | None = None
         identity: str | Identity = arguments.key or self._kept_key(command)
         self._address = address
         listens = address is None or many
         self.sock = MultiHolepunchSocket(
             arguments.port,
-            name=own_name() if arguments.name is None else arguments.name,
+            name=default_nick() if arguments.name is None else arguments.name,
             identity=identity,
             accept=self._admit if listens else False,
         )
@@ -162,8 +155,7 @@ class Meeting:
         """Deliver what is pending and close."""
         self.sock.close(timeout)
         if self._key_lock is not None:
-            os.close(self._key_lock)
-            self._key_lock = None
+            self._key_lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -205,21 +197,18 @@ class Meeting:
     def _kept_key(self, command: str) -> str | Identity:
         """A key file of this command that no other program uses at the moment, or a new key if that cannot be had."""
         folder = os.path.join(data_folder(), "keys")
-        try:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            for path in _numbered(os.path.join(folder, command)):
-                lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-                try:
-                    if fcntl is not None:
-                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    Identity.load_or_create(path)
-                except (OSError, IdentityError):
-                    os.close(lock)
-                    continue
-                self._key_lock = lock
-                return path
-        except OSError:
-            pass
+        for path in _numbered(os.path.join(folder, command)):
+            lock = None
+            try:
+                make_folder(folder)
+                lock = Lock(path + ".lock")
+                Identity.load_or_create(path)
+            except (OSError, IdentityError):
+                if lock is not None:
+                    lock.release()
+                continue
+            self._key_lock = lock
+            return path
         return Identity.generate()
 
 
@@ -227,39 +216,6 @@ def _numbered(path: str) -> Iterator[str]:
     yield f"{path}.key"
     for number in range(2, _MAX_KEYS + 1):
         yield f"{path}-{number}.key"
-
-
-def data_folder() -> str:
-    """The user's folder for srmudp's files, as the system has it."""
-    home = os.path.expanduser("~")
-    if sys.platform == "win32":
-        return os.path.join(os.environ.get("LOCALAPPDATA") or os.path.join(home, "AppData", "Local"), "srmudp")
-    if sys.platform == "darwin":
-        return os.path.join(home, "Library", "Application Support", "srmudp")
-    base = os.environ.get("XDG_DATA_HOME", "")
-    return os.path.join(base if os.path.isabs(base) else os.path.join(home, ".local", "share"), "srmudp")
-
-
-def own_name() -> str:
-    """What the system calls the user, as far as a peer can be called that."""
-    try:
-        name = getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        name = ""
-    return re.sub(r"[^\w.-]", "", name)[:32]
-
-
-def own_addresses(port: int) -> list[str]:
-    """Addresses of this machine that others may type, the likeliest first. Sends nothing."""
-    hosts: list[str] = []
-    # To connect a UDP socket sends nothing; it has the system choose the address it would send from.
-    for family, far in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((far, 9))
-            host = probe.getsockname()[0]
-            if not host.startswith(("0.", "127.", "fe80:")) and host not in ("::", "::1"):
-                hosts.append(host)
-    return [str(Address(host, port)) for host in hosts]
 
 
 def _port(text: str) -> int:

@@ -19,7 +19,7 @@ def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, out.splitlines())) <= 79
 
 
-@pytest.mark.parametrize("command", ["demo", "chat", "send", "recv", "pipe", "bench", "key"])
+@pytest.mark.parametrize("command", ["demo", "chat", "send", "recv", "pipe", "bench", "key", "completion"])
 def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     out = capsys.readouterr().out

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from srmudp import Address, EventKind, Identity, PeerEvent
+from srmudp.chat.places import data_folder
 from srmudp.cli import meeting as module
-from srmudp.cli.meeting import PEER, Meeting, Unmet, add_only, add_options, data_folder, own_addresses
+from srmudp.cli.meeting import PEER, Meeting, Unmet, add_only, add_options
 
 Open = Callable[..., Meeting]
 
@@ -94,9 +95,3 @@ def test_without_a_folder_for_keys_there_is_a_new_one(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
     assert arrive().sock.peer_id
-
-
-def test_own_addresses_can_be_typed() -> None:
-    for address in own_addresses(8000):
-        assert address.endswith(":8000")
-        assert not address.startswith(("127.", "[::1]", "0."))
