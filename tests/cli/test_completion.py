@@ -55,7 +55,7 @@ def test_bash(script: Path) -> None:
 
 @pytest.mark.parametrize("script", ["zsh"], indirect=True)
 def test_zsh(script: Path) -> None:
-    stubs = "compdef() { }; _files() { print; }; _describe() { print -- ${${(P)2}%%:*} }; compadd() { shift; print -- $@ }"
+    stubs = "compdef() { }; _files() { print }; _describe() { print -- ${${(P)2}%%:*} }; compadd() { print -- ${@:2} }"
     asked = [f"words=({words_of(line)})" for line, _ in LINES]
     text = "\n".join([stubs, f"source {script}", *(f"{words}; CURRENT=$#words; _srmudp" for words in asked)])
     for (line, expected), found in zip(LINES, run("zsh", text, "-f"), strict=True):
