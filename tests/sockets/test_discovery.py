@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,11 +16,13 @@ from srmudp.exceptions import DiscoveryFailed, SocketClosed
 from srmudp.models import Address, NatBehaviour
 from srmudp.sockets.discovery import MAX_SERVERS, parse_servers, way_to
 from srmudp.sockets.multi import MultiHolepunchSocket
+from srmudp.wire.stun import StunClass, StunMessage, parse_stun
 from tests.shells import both_shells
 
 Make = Callable[..., MultiHolepunchSocket]
 
 HERE = "127.0.0.1"
+LIE, NOBODY = Address("192.0.2.66", 6), Address("0.0.0.0", 6)
 
 
 @pytest.fixture
@@ -187,6 +190,63 @@ def test_peers_tell_what_they_see(make: Make) -> None:
     assert a.connections_status["b"].observed == Address(HERE, a.port)
     (seen,) = a.addresses
     assert (seen.address, seen.witnesses) == (Address(HERE, a.port), ("peer b",))
+
+
+class Liar(threading.Thread):
+    """A server that answers each question with lies, and then (if it is honest in the end) as it should."""
+
+    def __init__(self, honest: bool) -> None:
+        super().__init__(name="liar")
+        self._honest = honest
+        self._sock, self._other = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+        for one in (self._sock, self._other):
+            one.bind((HERE, 0))
+        self.port: int = self._sock.getsockname()[1]
+        self.start()
+
+    def run(self) -> None:
+        while data := self._sock.recvfrom(2048):
+            request, source = data
+            if not request:
+                return
+            name = parse_stun(request).transaction_id
+            lie = StunMessage(StunClass.SUCCESS, name, LIE)
+            self._other.sendto(lie.encode(), source)  # from another port
+            six, bare, refused = replace(lie, xor_mapped=Address("::1", 6)), replace(lie, xor_mapped=None), request
+            for forged in (replace(lie, transaction_id=bytes(12)), six, bare, replace(lie, xor_mapped=NOBODY)):
+                self._sock.sendto(forged.encode(), source)
+            right = replace(lie, xor_mapped=Address(*source), fingerprint=True).encode()
+            for junk in (refused, right[:-1], right[:-1] + bytes((right[-1] ^ 1,)), right + bytes(4)):
+                self._sock.sendto(junk, source)
+            if self._honest:
+                self._sock.sendto(right, source)
+
+    def close(self) -> None:
+        self._other.sendto(b"", (HERE, self.port))
+        self.join()
+        self._sock.close()
+        self._other.close()
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_attack_38_lies_about_a_question(make: Make, honest: bool) -> None:
+    """Attack 38: wrong transaction id, port, family, length or fingerprint, an address of nobody: counted drops."""
+    liar, sock = Liar(honest), make()
+    try:
+        if honest:
+            assert sock.discover((HERE, liar.port)).address == Address(HERE, sock.port)
+        else:
+            with pytest.raises(DiscoveryFailed, match="did not answer in time"):
+                sock.discover((HERE, liar.port), timeout=0.2)
+        assert dict(sock.drops) == {
+            "stun_wrong_source": 1,
+            "stun_unasked": 1,
+            "stun_bad_answer": 3,
+            "stun_request": 1,
+            "malformed": 3,
+        }
+    finally:
+        liar.close()
 
 
 # --- who is asked
