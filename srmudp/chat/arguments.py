@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from .. import IdentityError
 from . import places
 from .conversation import Accept
+from .lines import Kind
 from .safe import shown
 from .session import Options, Session
 
@@ -78,7 +80,18 @@ def run(arguments: argparse.Namespace) -> int:
         return _fail(f"port {arguments.port}: {error.strerror or error}. Another one: -p, or -p 0 for any", 1)
     from . import plain
 
-    return plain.run(session)
+    if arguments.plain or not _is_comfortable():
+        return plain.run(session)
+    try:
+        from . import terminal
+    except ImportError:
+        session.say(Kind.NOTE, "for a comfortable screen: pip install 'srmudp[chat]'")
+        return plain.run(session)
+    return terminal.run(session)
+
+
+def _is_comfortable() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def _open(nick: str | None, options: dict[str, Any]) -> Session:

@@ -231,6 +231,10 @@ class Conversation:
         text = f"{len(here)} here" + (f" (direct): {', '.join(parts)}" if here else "")
         return text + (f", {away} not connected" if away else "")
 
+    def moving(self) -> list[str]:
+        """Files on their way, a line for each."""
+        return []
+
     # --- speaking ---
 
     def say(self, text: str) -> None:
