@@ -306,8 +306,8 @@ class Conversation:
         return not any(p.ours and not p.is_here and p.gone_at is None and now - p.added < AWAY for p in self.people)
 
     def outstanding(self) -> int:
-        """Messages of ours that are not delivered yet."""
-        return sum(bool(receipt.delivery.pending) for receipt in self._watched)
+        """Messages of ours that were not delivered yet when :meth:`tick` last looked."""
+        return len(self._watched)
 
     # --- questions ---
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import queue
 import shutil
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from time import monotonic
 from typing import Final, TextIO
 
 from .lines import Kind, Line, Style, wrapped
@@ -56,22 +58,38 @@ class PlainScreen:
 
 
 class Keyboard:
-    """Reads standard input on a thread of its own, a line ahead at most."""
+    """Reads standard input on a thread of its own, a line ahead at most; ``wake`` is called there for each."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = sys.stdin if stream is None else stream
-        self.is_terminal = self._stream.isatty()
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self.is_terminal = sys.stdin.isatty()
         self._lines: queue.Queue[str | None] = queue.Queue(1)
         # A daemon: nothing can end its waiting for a key.
         threading.Thread(target=self._read, name="srmudp-keyboard", daemon=True).start()
 
     def _read(self) -> None:
         try:
-            for line in self._stream:
+            for line in self._input():
                 self._lines.put(line.rstrip("\r\n"))
+                self._wake()
         except (OSError, ValueError):
             pass  # the terminal is gone
         self._lines.put(None)
+        self._wake()
+
+    @staticmethod
+    def _input() -> Iterator[str]:
+        if os.name == "nt":
+            yield from sys.stdin
+            return
+        # Not by way of sys.stdin: Python cannot end while a thread waits in there.
+        decoder = codecs.getincrementaldecoder(sys.stdin.encoding or "utf-8")("replace")
+        rest = ""
+        while data := os.read(sys.stdin.fileno(), 65536):
+            *lines, rest = (rest + decoder.decode(data)).split("\n")
+            yield from lines
+        if rest:
+            yield rest
 
     def get(self) -> tuple[bool, str | None]:
         """Whether something is there, and what: None at the end of the input."""
@@ -83,8 +101,9 @@ class Keyboard:
 
 def run(session: Session) -> int:
     """Chat until the end of the input, ``/quit`` or Ctrl-C. The exit status: 1 if something was not delivered."""
-    screen, keyboard = PlainScreen(), Keyboard()
+    screen, keyboard = PlainScreen(), Keyboard(lambda: session.put(list))
     chat = session.chat
+    looked = 0.0
 
     def show(lines: list[Line]) -> None:
         # What is typed at a terminal stands there already.
@@ -93,15 +112,19 @@ def run(session: Session) -> int:
 
     try:
         while not chat.over:
-            lines = session.wait(_LOOK) if session.is_idle else session.work()
-            show(lines + chat.tick())
+            show(session.wait(_LOOK))
+            if monotonic() - looked >= _LOOK:
+                looked = monotonic()
+                show(chat.tick())
             # A script does not look whether somebody is there: it is read on when those it added had their time.
-            if keyboard.is_terminal or (chat.is_settled() and chat.outstanding() < _AT_ONCE):
+            while not chat.over and (keyboard.is_terminal or (chat.is_settled() and chat.outstanding() < _AT_ONCE)):
                 there, line = keyboard.get()
-                if there:
-                    if line is None:
-                        break
-                    session.type(line)
+                if not there:
+                    break
+                if line is None:
+                    chat.over = True
+                else:
+                    show(chat.typed(line))
     except KeyboardInterrupt:
         if screen.is_terminal:
             print()

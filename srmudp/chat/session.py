@@ -21,7 +21,11 @@ from .lines import Kind, Line
 
 _MIB: Final = 1024 * 1024
 CONFIG: Final = Config(
-    max_message_size=_MIB, channel_window=_MIB, connection_window=4 * _MIB, receive_budget=16 * _MIB, max_strangers=64
+    max_message_size=2 * _MIB,
+    channel_window=2 * _MIB,
+    connection_window=4 * _MIB,
+    receive_budget=16 * _MIB,
+    max_strangers=64,
 )
 """A hostile peer may fill a window with small messages: smaller ones than the default."""
 _AHEAD: Final = 64
@@ -159,10 +163,6 @@ class Session:
         """Have this done in :meth:`work`."""
         self._queue.put(work)
         self.wake()
-
-    def type(self, text: str) -> None:
-        """The user typed a line."""
-        self.put(lambda: self.chat.typed(text))
 
     def say(self, kind: Kind, text: str) -> None:
         """Show a line."""
