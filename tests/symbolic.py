@@ -254,6 +254,7 @@ IGNORED: Final = frozenset(
         *(
             "_timers",
             "_unscheduled",
+            "_now",
             "scheduled",
         ),  # derived from the peers' deadlines; one too many finds nothing to do
         *("_label", "_drawn"),

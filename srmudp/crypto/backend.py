@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hmac
 import os
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal, NoReturn, Protocol, SupportsIndex, TypeAlias, cast
 
@@ -210,20 +211,20 @@ class _CryptographyAead(Secret):
 
     def __init__(self, cipher: Any, invalid_tag: type[Exception]) -> None:
         # The key schedule lives in ``cipher``; bound methods spare two look-ups on the hottest path of the library.
-        self._encrypt = cipher.encrypt
-        self._decrypt = cipher.decrypt
+        self._encrypt: Callable[[bytes, Data, Data], bytes] = cipher.encrypt
+        self._decrypt: Callable[[bytes, Data, Data], bytes] = cipher.decrypt
         self._invalid_tag = invalid_tag
 
     def seal(self, nonce: bytes, plaintext: Data, aad: Data) -> bytes:
         if len(nonce) != NONCE_SIZE:
             _check_size("a nonce", nonce, NONCE_SIZE)
-        return cast(bytes, self._encrypt(nonce, plaintext, aad))
+        return self._encrypt(nonce, plaintext, aad)
 
     def open(self, nonce: bytes, ciphertext: Data, aad: Data) -> bytes:
         if len(nonce) != NONCE_SIZE:
             _check_size("a nonce", nonce, NONCE_SIZE)
         try:
-            return cast(bytes, self._decrypt(nonce, ciphertext, aad))
+            return self._decrypt(nonce, ciphertext, aad)
         except self._invalid_tag:
             raise AuthenticationError("the tag does not match") from None
 

@@ -119,6 +119,7 @@ class Endpoint:
         self._closed = False
         self._due: float | None = None  # what next_timer() said last
         self._looked_at = 0.0  # when the clock was last looked at
+        self._now = 0.0  # when output was last asked for
         self._at_work: Peer | None = None  # whose state is being changed, for handle_interrupted
         self._taking: Receipt[Peer] | None = None  # a message that is being taken, likewise
 
@@ -613,6 +614,7 @@ class Endpoint:
 
     def poll_transmit(self, now: float) -> Transmit | None:
         """The next batch for the transport; peers take turns."""
+        self._now = now
         if self._handshakes.answers:
             return self._handshakes.answers.popleft()
         ready = self._ready
@@ -761,19 +763,18 @@ class Endpoint:
                 self._receiving[id(peer)] = peer
         if opened is not None:
             self._receiving[id(peer)] = peer
-            peer.on_opened(session, opened, size, source, now)
-            if not peer.ready:
-                if peer.is_idle(now):
-                    self._unscheduled[id(peer)] = peer
-                else:
-                    self.touch(peer)
+            if peer.on_opened(session, opened, size, source, now) and not peer.ready:
+                self.touch(peer)
         return following
 
     # --- small helpers
 
     def _schedule(self) -> None:
         """Note the deadlines that have come nearer. What is noted too early finds nothing to do."""
+        now = self._now
         for peer in self._unscheduled.values():
+            if peer.may_wait(now):
+                continue
             when = peer.next_timer()
             if when is not None and (peer.scheduled is None or when < peer.scheduled):
                 peer.scheduled = when

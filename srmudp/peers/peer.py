@@ -297,17 +297,17 @@ class Peer:
 
     # --- a session is there
 
-    def on_opened(self, session: Session, opened: Opened, size: int, source: Address, now: float) -> None:
-        """A record of this peer was authenticated."""
+    def on_opened(self, session: Session, opened: Opened, size: int, source: Address, now: float) -> bool:
+        """A record of this peer was authenticated. Returns whether something may have to leave now."""
         connection = self.connection
         if session is self.candidate:
             if self._refused_in(opened, now):
-                return
+                return True
             # The address that the handshake was held with: a copy of the first record may come from anywhere.
             self._confirm(session, self.candidate_source or source, now)
         elif session is not connection.session:
             self._endpoint.drops["old_session"] += 1
-            return
+            return True
         self.last_heard = now
         path = connection.path
         assert path is not None
@@ -319,7 +319,7 @@ class Peer:
         if source != path.address and opened.segments == 1 and opened.number == session.receiver.largest:
             self._propose(source, now)
         try:
-            connection.on_record(opened, size, now)
+            stirred = connection.on_record(opened, size, now)
         except RemoteProtocolError as error:
             self._endpoint.drops["protocol_error"] += 1
             # What came before the breach counts, but nothing may be left lying for the next session.
@@ -327,10 +327,14 @@ class Peer:
             connection.signals.clear()
             self.send_close(CloseCode.PROTOCOL_ERROR, str(error), now)
             self.lose(f"it broke the protocol: {error}", now)
-            return
+            return True
         if self.rekeying is not None:
             self.rekeying.on_opened(now)
-        self._collect(source, now)
+        if stirred:
+            self._collect(source, now)
+        elif connection.arrived:
+            self.hand_out_arrived()
+        return stirred or len(self.outbox) > 0
 
     def _refused_in(self, opened: Opened, now: float) -> bool:
         try:
@@ -641,6 +645,18 @@ class Peer:
         if self.attempt is None and self.candidate is None and self.linger_until is None:
             return when
         return self._opening_timer(when)
+
+    def may_wait(self, now: float) -> bool:
+        """Whether the look at this peer that is noted already comes before all deadlines. Quicker than to ask them."""
+        return (
+            self.scheduled is not None
+            and self.connection.may_wait(self.scheduled, now)
+            and self.attempt is None
+            and self.candidate is None
+            and self.linger_until is None
+            and self.proof is None
+            and self.validator.probe is None
+        )
 
     def _opening_timer(self, when: float | None) -> float | None:
         """``when``, or earlier for the sake of a handshake or because the peer was removed."""

@@ -282,11 +282,14 @@ class Connection:
 
     # --- input
 
-    def on_record(self, opened: Opened, size: int, now: float) -> None:
+    def on_record(self, opened: Opened, size: int, now: float) -> bool:
         """Take in the frames of an opened record.
 
         Args:
             size: bytes of its datagrams.
+
+        Returns:
+            Whether anything but messages and the need for an acknowledgement can have come of it.
 
         Raises:
             RemoteProtocolError: the peer broke the protocol; the connection must be closed.
@@ -303,6 +306,7 @@ class Connection:
             self._acks.on_record(opened.segments, size, number == newest + 1)
         if number > newest:
             self._newest = number
+        return whole is None or self._acks.now
 
     def _on_frames(self, plaintext: bytes, now: float) -> bool:
         """Returns whether any of the frames elicits an ack."""
@@ -453,6 +457,20 @@ class Connection:
         if (other := recovery.path.discovery.next_timer()) is not None and other < when:
             when = other
         return when if when < inf else None
+
+    def may_wait(self, when: float, now: float) -> bool:
+        """Whether no deadline comes before ``when``, as far as can be told without working them out.
+
+        What traffic sets anew is no nearer than the shorter of two delays; of everything else there must be nothing.
+        """
+        recovery = self.recovery
+        return (
+            recovery is not None
+            and when <= now + self._config.max_ack_delay
+            and recovery.may_wait(when, now)
+            and self._allowance.wake_at is None
+            and self.sending.next_expiry() is None
+        )
 
     def on_timer(self, now: float) -> None:
         """Time has passed."""

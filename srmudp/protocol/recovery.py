@@ -657,6 +657,14 @@ class Recovery:
                 when = due
         return when
 
+    def may_wait(self, when: float, now: float) -> bool:
+        """Whether no deadline comes before ``when``, as far as can be told without working them out.
+
+        A probe timeout is no nearer than the peer's ack delay. Where an RTT sample made it shorter it may be late by
+        that much, once.
+        """
+        return when <= now + self.peer_ack_delay and self._loss_time is None and not self._hinted_records
+
     def _probe_interval(self) -> float:
         """RFC 9002 section 6.2.1: the probe timeout with its backoff."""
         timeout = self.path.rtt.probe_timeout(self.peer_ack_delay) + self._reorder

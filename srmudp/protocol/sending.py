@@ -154,7 +154,8 @@ class SendHalf:
             when = max(expires, self._looked_at + LOOK * self.queued_messages)
             self._look_at = min(self._look_at, when) if self._expiring else when
             self._expiring += 1
-        self._rotate_in(state)
+        if channel not in self._in_rotation:
+            self._rotate_in(state)
 
     @property
     def all_arrived(self) -> bool:
@@ -571,12 +572,11 @@ class SendHalf:
             state.next_sequence = sequence + 1
             waiting.popleft()
             message.charge = charge
+            message.sent = size
             spare -= charge
             header = whole_message_header(number, sequence, size)
-            out.append(header)
-            out.append(message.content)
+            out += (header, message.content)
             chunks.append((message, 0, size))
-            message.sent = size
             if message.priority:
                 state.unrank(message.priority)
             free -= len(header) + size
