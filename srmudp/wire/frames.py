@@ -625,12 +625,13 @@ def parse_frames(plaintext: bytes) -> list[Frame]:
                     sequence ^= 0x8000_0000
                     total ^= 0x4000
                     length ^= 0x4000
-                    if offset or sequence >= 0x4000_0000 or total >= 0x4000 or length > total:  # not of this form
+                    if offset or total != length or total >= 0x4000 or sequence >= 0x4000_0000:  # not of this form
                         channel, sequence, offset, total, length, start = _read_part(plaintext, at)
                 else:
                     channel, sequence, offset, total, length, start = _read_part(plaintext, at)
                 at = start + length
-                if channel >= CHANNELS or offset + length > total or at > size or (total and not length):
+                partial = offset or length != total
+                if channel >= CHANNELS or at > size or (partial and not 0 < length <= total - offset):
                     raise DecodeError("a part outside its message or its record")
                 # A view keeps the whole record alive, so it must be most of it.
                 data = (
@@ -638,10 +639,8 @@ def parse_frames(plaintext: bytes) -> list[Frame]:
                     if length <= COPY_LIMIT or 2 * length < size
                     else memoryview(plaintext)[start:at]
                 )
-                if kind == MESSAGE_PART:
-                    frames.append(_tuple(MessagePart, (channel, sequence, offset, total, data)))
-                else:
-                    frames.append(_tuple(UnreliablePart, (channel, sequence, offset, total, data)))
+                part = (channel, sequence, offset, total, data)
+                frames.append(_tuple(MessagePart if kind == MESSAGE_PART else UnreliablePart, part))
             elif kind == TAKEN:
                 taken, at = _parse_taken(plaintext, at + 1)
                 frames.append(taken)
