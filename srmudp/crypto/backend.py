@@ -339,12 +339,12 @@ class _WideCryptographyAead(_CryptographyAead):
 
     def seal(self, nonce: bytes, plaintext: Data, aad: Data) -> bytes:
         _check_size("a nonce", nonce, WIDE_NONCE_SIZE)
-        return cast(bytes, self._encrypt(nonce, plaintext, aad))
+        return self._encrypt(nonce, plaintext, aad)
 
     def open(self, nonce: bytes, ciphertext: Data, aad: Data) -> bytes:
         _check_size("a nonce", nonce, WIDE_NONCE_SIZE)
         try:
-            return cast(bytes, self._decrypt(nonce, ciphertext, aad))
+            return self._decrypt(nonce, ciphertext, aad)
         except self._invalid_tag:
             raise AuthenticationError("the tag does not match") from None
 

@@ -10,10 +10,8 @@
 from __future__ import annotations
 
 from collections import deque
-from functools import partial
 from typing import Final, TypeVar
 
-from ..crypto.protection import EpochSecrets
 from ..exceptions import DecodeError, RemoteProtocolError
 from ..models import Address, EventKind, PeerEvent, PeerId, PeerState, PeerStats, PeerStatus, Trust
 from ..protocol.congestion import make_controller
@@ -48,6 +46,7 @@ from .attempts import (
     punch_interval,
 )
 from .host import Host, Receipt, Transmit
+from .key_updates import KeyUpdates
 from .paths import UNPROVEN_SENDS, AddressProof, PathValidator
 
 T = TypeVar("T")
@@ -92,6 +91,7 @@ class Peer:
         self.validator = PathValidator()
         self.proof: AddressProof | None = None  # until it is answered nothing but challenges goes to the path
         self.rekeying: Rekeying | None = None
+        self._updates = KeyUpdates(endpoint, self)
         self.outbox: deque[Transmit] = deque()
         self.linger_until: float | None = None
         self.room_wanted = False
@@ -483,77 +483,13 @@ class Peer:
                 self.last_address = source
                 self._endpoint.touch(self)
         elif isinstance(frame, KeyUpdate):
-            self._answer_key_update(frame, now)
+            self._updates.answer(frame, now)
         elif isinstance(frame, KeyUpdateReply):
-            self._complete_key_update(frame)
+            self._updates.complete(frame)
         elif isinstance(frame, ObservedAddress):
             self.observed = frame.address
         elif isinstance(frame, Close):
             self._on_close(frame, now)
-
-    # --- key updates
-
-    def _begin_key_update(self) -> None:
-        rekeying = self.rekeying
-        assert rekeying is not None
-        rekeying.job_running = True
-        secret = self._endpoint.random(32)
-
-        def commit(public: bytes | None, now: float) -> None:
-            if public is not None and self.rekeying is rekeying:
-                frame = rekeying.offer(secret, public)
-                if frame is not None:
-                    self.connection.signal(frame)
-                    self._endpoint.touch(self)
-            self._key_job_done(rekeying, now)
-
-        self._endpoint.add_job(partial(self._endpoint.backend.x25519_public, secret), commit)
-
-    def _key_job_done(self, rekeying: Rekeying, now: float) -> None:
-        rekeying.job_running = False
-        frame, rekeying.held = rekeying.held, None
-        if frame is not None and self.rekeying is rekeying:
-            self._answer_key_update(frame, now)
-
-    def _answer_key_update(self, frame: KeyUpdate, now: float) -> None:
-        rekeying = self.rekeying
-        if rekeying is None or not rekeying.wants_reply(frame, now):
-            return
-        rekeying.job_running = True
-        backend, secret = self._endpoint.backend, self._endpoint.random(32)
-
-        def compute() -> tuple[bytes, EpochSecrets]:
-            public = backend.x25519_public(secret)
-            return public, rekeying.agree(public, frame.public, backend.x25519(secret, frame.public))
-
-        def commit(result: tuple[bytes, EpochSecrets] | None, now: float) -> None:
-            if result is not None and self.rekeying is rekeying:
-                reply = rekeying.reply(frame, *result)
-                if reply is not None:
-                    self.connection.signal(reply)
-                    self._endpoint.touch(self)
-            self._key_job_done(rekeying, now)
-
-        self._endpoint.add_job(compute, commit)
-
-    def _complete_key_update(self, frame: KeyUpdateReply) -> None:
-        rekeying = self.rekeying
-        secret = rekeying.expects_reply(frame) if rekeying is not None else None
-        if rekeying is None or secret is None:
-            return
-        rekeying.job_running = True
-        backend, ours = self._endpoint.backend, rekeying.public
-
-        def compute() -> EpochSecrets:
-            return rekeying.agree(ours, frame.public, backend.x25519(secret, frame.public))
-
-        def commit(secrets: EpochSecrets | None, now: float) -> None:
-            if secrets is not None and self.rekeying is rekeying and rekeying.complete(frame, secrets):
-                self.connection.ping()
-                self._endpoint.touch(self)
-            self._key_job_done(rekeying, now)
-
-        self._endpoint.add_job(compute, commit)
 
     def _on_close(self, frame: Close, now: float) -> None:
         if frame.code == CloseCode.REMOVED:
@@ -682,7 +618,7 @@ class Peer:
             if self.rekeying is not None:
                 self.rekeying.on_timer(now)
                 if self.rekeying.due(now):
-                    self._begin_key_update()
+                    self._updates.begin()
             if connection.session is not None and connection.session.worn_out:
                 self.lose("the keys of the session are worn out", now)
             elif now >= self.last_heard + self._endpoint.timeout:

@@ -640,7 +640,10 @@ def parse_frames(plaintext: bytes) -> list[Frame]:
                     else memoryview(plaintext)[start:at]
                 )
                 part = (channel, sequence, offset, total, data)
-                frames.append(_tuple(MessagePart if kind == MESSAGE_PART else UnreliablePart, part))
+                if kind == MESSAGE_PART:
+                    frames.append(_tuple(MessagePart, part))
+                else:
+                    frames.append(_tuple(UnreliablePart, part))
             elif kind == TAKEN:
                 taken, at = _parse_taken(plaintext, at + 1)
                 frames.append(taken)
