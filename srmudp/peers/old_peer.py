@@ -214,6 +214,10 @@ class OldPeer(Peer):
         )
         return min((when for when in times if when is not None), default=None)
 
+    def may_wait(self, now: float) -> bool:
+        """Never: its deadlines are few and cost little."""
+        return False
+
     def _wants_punch(self) -> bool:
         return self.connection.is_opening and bool(self.addresses) and self.state is not PeerState.PASSIVE
 
