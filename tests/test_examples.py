@@ -7,12 +7,14 @@ import json
 import re
 import runpy
 import signal
+import socket
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from srmudp import MultiHolepunchSocket
+from srmudp import Identity, MultiHolepunchSocket
 
 from .programs import ROOT, Program, free_ports
 
@@ -28,17 +30,20 @@ def address_of(line: str | None) -> str:
 
 def test_there_are_a_few_short_programs() -> None:
     programs = sorted(EXAMPLES.glob("*.py"))
-    assert [path.name for path in programs] == ["chat_app.py", "echo.py", "notes.py", "sensors.py"]
+    names = "bot.py chat_app.py echo.py filedrop.py notes.py sensors.py websocket_bridge.py"
+    assert [path.name for path in programs] == names.split()
     for path in programs:
         text = path.read_text("utf-8")
         assert ast.get_docstring(ast.parse(text))
         assert len(text.splitlines()) < 110
 
 
-@pytest.mark.parametrize("name", ["echo.py", "notes.py", "sensors.py"])
+@pytest.mark.parametrize("name", ["bot.py", "echo.py", "filedrop.py", "notes.py", "sensors.py", "websocket_bridge.py"])
 def test_every_program_explains_itself(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if name == "websocket_bridge.py":
+        pytest.importorskip("websockets")
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
@@ -129,3 +134,69 @@ def test_sensors_report_to_one_collector(tmp_path: Path) -> None:
         readings = [line.split() for line in printed if line.startswith(name)]
         assert [words[-1] for words in readings] == ["1", "2", "3", "4", "5"]
         assert all(abs(float(words[1]) - 20) < 3 for words in readings)
+
+
+def test_the_drop_box_takes_from_members_alone(tmp_path: Path) -> None:
+    member = Identity.load_or_create(tmp_path / "me.key")
+    (tmp_path / "letter.txt").write_text("Dear box", "ascii")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"jpeg")
+    with Program([EXAMPLES / "filedrop.py", "box", member.peer_id, "--folder", "inbox"], tmp_path) as owner:
+        address = address_of(owner.line())
+        drop = [EXAMPLES / "filedrop.py", "drop", address, "letter.txt", "photos"]
+        with Program([*drop, "--key", "me.key"], tmp_path) as dropping:
+            assert dropping.finish().split() == ["letter.txt", "done", "photos", "done"]
+        assert owner.line_with("/inbox/letter.txt")
+        assert owner.line_with("/inbox/photos")
+        with Program([*drop, "--key", "other.key", "--patience", "1"], tmp_path) as stranger:
+            assert stranger.process.wait(20) == 1
+    assert (tmp_path / "inbox" / "letter.txt").read_text("ascii") == "Dear box"
+    assert (tmp_path / "inbox" / "photos" / "a.jpg").read_bytes() == b"jpeg"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to a single process")
+def test_the_bot_answers_many_at_once(tmp_path: Path) -> None:
+    with Program([EXAMPLES / "bot.py"], tmp_path) as bot:
+        address = address_of(bot.line())
+        with MultiHolepunchSocket(peers={"bot": address}) as one, MultiHolepunchSocket(peers={"bot": address}) as two:
+            for text in ("remind 0.5 tea is ready", "roll", "roll 3 20", "roll 0", "make tea", "\xff", "remind"):
+                one.send(text.encode("latin-1"))
+            two.send(b"time")
+            message = two.receive(timeout=20)
+            assert message is not None
+            assert re.fullmatch(rb"\d\d:\d\d:\d\d", message.content)
+            answers = [message.content.decode() for _ in range(7) if (message := one.receive(timeout=20)) is not None]
+        understood = "I understand: roll [dice [sides]], time, remind SECONDS TEXT"
+        assert re.fullmatch("[1-6]", answers[0])
+        assert re.fullmatch(r"\d+ \d+ \d+", answers[1])
+        assert answers[2:] == ["1 to 100 dice of 2 to 1000 sides", *[understood] * 3, "tea is ready"]
+        bot.process.send_signal(signal.SIGINT)
+        assert bot.finish() == "stopped"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to a single process")
+def test_a_browser_and_a_peer_talk_over_the_bridge(tmp_path: Path) -> None:
+    client = pytest.importorskip("websockets.sync.client")
+    with socket.socket() as probe:  # for a moment of this machine
+        probe.bind(("127.0.0.1", 0))
+        web = probe.getsockname()[1]
+    with MultiHolepunchSocket(name="bob") as bob:
+        words = ["--name", "alice", "--web", web, f"bob={bob.peer_id}@127.0.0.1:{bob.port}"]
+        with Program([EXAMPLES / "websocket_bridge.py", *words], tmp_path) as program:
+            line = program.line() or ""
+            bob.add_peer("alice", address_of(line.partition(";")[0]))
+            with urllib.request.urlopen(f"http://localhost:{web}", timeout=20) as response:
+                assert b"<script>" in response.read()
+            url = f"ws://localhost:{web}"
+            with pytest.raises(client.InvalidStatus):
+                client.connect(url, origin="http://evil.example", proxy=None)
+            with client.connect(url, origin=f"http://localhost:{web}", proxy=None) as browser:
+                assert bob.send(b"good <b>morning</b>").wait(20)
+                assert json.loads(browser.recv(timeout=20)) == {"who": "bob", "text": "good <b>morning</b>"}
+                browser.send("Grüße")
+                assert json.loads(browser.recv(timeout=20)) == {"who": "alice", "text": "Grüße"}
+                message = bob.receive(timeout=20)
+                assert message is not None
+                assert (message.peer, message.content.decode()) == ("alice", "Grüße")
+            program.process.send_signal(signal.SIGINT)
+            assert program.finish() == "stopped"
