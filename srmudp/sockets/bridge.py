@@ -12,11 +12,12 @@ import contextlib
 import logging
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ..exceptions import SocketClosed
-from .line import LOOK_AGAIN
+from .line import LOOK_AGAIN, PIECE
 from .waiting import Poller, Wakeup
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("srmudp.sockets")
 
-CHUNK: Final = 65_535
-"""Bytes read from the pair at once; one less than a piece after which more of the same call would follow."""
+CHUNK: Final = PIECE - 1
+"""Bytes read from the pair at once: a piece after which nothing of the same call follows."""
 
 
 class Bridge:
@@ -197,12 +198,12 @@ class Bridge:
                     self._write_ended = True
                     self._owes_end = self.tells_end and not self._closing
                     break
-            if not line.try_push(self._out):
+            if not line.try_push_all(deque((self._out,))):
                 return
             self._pumped += len(self._out)
             self._out = b""
             self._drained.set()
-        if self._owes_end and line.try_push(b""):
+        if self._owes_end and line.try_push_all(deque((b"",))):
             self._owes_end = False
 
     # --- the thread ---

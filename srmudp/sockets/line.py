@@ -30,8 +30,9 @@ DATA: Final = 0
 """The channel of streams and messages."""
 BROADCASTS: Final = 1
 """The channel of broadcasts, which are unreliable."""
-PIECE: Final = 65_536
-"""Bytes of a stream sent as one message. After one of just this length more of the same call follows."""
+PIECE: Final = 65_537
+"""Bytes of a stream sent as one message. After one of just this length more of the same call follows, so it is none
+that programs like to send."""
 LOOK_AGAIN: Final[Letter] = (Message(b"", "", 0.0), MessageArrived("", PeerId(bytes(32)), 0, b"", None))
 """Put into the inbox to have whoever waits there leave it."""
 _SMALL: Final = 1024
@@ -152,28 +153,39 @@ class Line(Engine):
             ConnectionAbortedError: not connected, or not any more.
             MessageTooBig: larger than we or the peer take.
         """
-        if not self.try_push(content, channel, reliable):
-            attempt = functools.partial(self._queue, content=content, channel=channel, reliable=reliable)
+        self.push_all(deque((content,)), channel, reliable)
+
+    def push_all(self, contents: deque[bytes], channel: int = DATA, reliable: bool = True) -> None:
+        """As :meth:`push` of each, together where there is room; ``contents`` is then empty."""
+        if not self.try_push_all(contents, channel, reliable):
+            attempt = functools.partial(self._queue, contents=contents, channel=channel, reliable=reliable)
             try:
                 self.driver.wait_until(attempt, (ROOM,), None)
             except SocketClosed:
                 raise _disconnected() from None
 
-    def try_push(self, content: bytes, channel: int = DATA, reliable: bool = True) -> bool:
-        """As :meth:`push`, but False if there is no room now; :attr:`after_round` is called when there is."""
-        run = self.driver.run_gathering if len(content) <= _SMALL else self.driver.run
+    def try_push_all(self, contents: deque[bytes], channel: int = DATA, reliable: bool = True) -> bool:
+        """As :meth:`push_all`, but without waiting: False if some are left in ``contents``.
+
+        Then :attr:`after_round` is called when there is room.
+        """
+        small = len(contents) == 1 and len(contents[0]) <= _SMALL
+        run = self.driver.run_gathering if small else self.driver.run
         try:
-            return run(self._queue, content, channel, reliable) is not None
+            return run(self._queue, contents, channel, reliable) is not None
         except SocketClosed:
             raise _disconnected() from None
 
-    def _queue(self, now: float, content: bytes, channel: int, reliable: bool) -> bool | None:
-        if not self.established or self.closing:
-            raise _disconnected()
+    def _queue(self, now: float, contents: deque[bytes], channel: int, reliable: bool) -> bool | None:
         endpoint = self.driver.endpoint
-        if reliable and not endpoint.has_room(self.peer, len(content)):
-            return None
-        endpoint.send_message(self.peer, content, channel=channel, reliable=reliable, ttl=None, now=now)
+        while contents:
+            if not self.established or self.closing:
+                raise _disconnected()
+            content = contents[0]
+            if reliable and not endpoint.has_room(self.peer, len(content)):
+                return None
+            endpoint.send_message(self.peer, content, channel=channel, reliable=reliable, ttl=None, now=now)
+            contents.popleft()
         return True
 
     # --- the rest ---

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .driver import Reentered
 from .line import LOOK_AGAIN, PIECE
@@ -18,6 +19,9 @@ from .line import LOOK_AGAIN, PIECE
 if TYPE_CHECKING:
     from .bridge import Bridge
     from .line import Letter, Line
+
+_TOGETHER: Final = 16
+"""Pieces handed to the line at once."""
 
 
 class StreamEnd:
@@ -123,8 +127,8 @@ class StreamEnd:
                 self._check_writable()
                 if self._bridged:
                     self._bridge.wait_drained()
-                for piece in _pieces(data):
-                    self._line.push(piece)
+                for pieces in _pieces(data):
+                    self._line.push_all(pieces)
             finally:
                 self._writer = None
 
@@ -144,10 +148,11 @@ class StreamEnd:
             try:
                 sent = 0
                 if not self._bridged or self._bridge.is_drained:
-                    for piece in _pieces(data):
-                        if not self._line.try_push(piece):
+                    for pieces in _pieces(data):
+                        sent += sum(map(len, pieces))
+                        if not self._line.try_push_all(pieces):
+                            sent -= sum(map(len, pieces))
                             break
-                        sent += len(piece)
                 if sent:
                     return sent
             finally:
@@ -171,21 +176,22 @@ class StreamEnd:
             raise ConnectionAbortedError("disconnected")
 
 
-def _pieces(data: memoryview) -> Iterator[bytes]:
-    """``data`` in messages. All but the last have the length that says so."""
+def _pieces(data: memoryview) -> Iterator[deque[bytes]]:
+    """``data`` in messages, several together. All but the last message have the length that says so."""
     size = len(data)
     if size < PIECE:
         whole = data.obj
-        yield whole if type(whole) is bytes and len(whole) == size else data.tobytes()
+        yield deque((whole if type(whole) is bytes and len(whole) == size else data.tobytes(),))
         return
     start = 0
-    while size - start > PIECE:
-        yield data[start : start + PIECE].tobytes()
-        start += PIECE
-    if size - start == PIECE:
-        yield data[start : size - 1].tobytes()
-        start = size - 1
-    yield data[start:].tobytes()
+    while start < size:
+        pieces: deque[bytes] = deque()
+        while start < size and len(pieces) < _TOGETHER:
+            # A last piece of that length would say that more follows.
+            end = size - 1 if size - start == PIECE else start + PIECE
+            pieces.append(data[start:end].tobytes())
+            start = end
+        yield pieces
 
 
 def _late(timeout: float | None) -> OSError:
