@@ -45,6 +45,7 @@ from .admission import AcceptPolicy, Admission
 from .attempts import Attempt
 from .handshakes import Handshakes
 from .host import Receipt, Transmit
+from .intake import Intake
 from .jobs import Job
 from .old_peer import LOOPBACK, OldPeer, claimant
 from .peer import Peer
@@ -455,6 +456,10 @@ class Endpoint:
             return True
         peer.room_wanted = True
         return False
+
+    def intake_of(self, name: str) -> Intake | None:
+        """How a peer takes messages; None if it is gone."""
+        return self._registry.named(name).intake if name in self._registry else None
 
     def send_message(
         self,

@@ -46,6 +46,7 @@ from .attempts import (
     punch_interval,
 )
 from .host import Host, Receipt, Transmit
+from .intake import Intake
 from .key_updates import KeyUpdates
 from .paths import UNPROVEN_SENDS, AddressProof, PathValidator
 
@@ -95,6 +96,7 @@ class Peer:
         self.outbox: deque[Transmit] = deque()
         self.linger_until: float | None = None
         self.room_wanted = False
+        self.intake = Intake(self.connection)
         self.ready = False  # in the endpoint's queue of peers with something to send
         self.scheduled: float | None = None  # earliest entry in the endpoint's timer heap
         self.next_attempt_at = now
@@ -464,6 +466,8 @@ class Peer:
         name = self.name
         for token, failure in settled:
             emit(_tuple(MessageSettled, (token, name, failure)))
+        if self.intake.on_settled(len(settled), now):
+            emit(RoomFreed(self.name))
         if self.room_wanted and self.connection.crowding < self._endpoint.config.send_queue:
             self.room_wanted = False
             emit(RoomFreed(self.name))

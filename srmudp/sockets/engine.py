@@ -21,7 +21,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..exceptions import SocketClosed
+from ..exceptions import SocketClosed, UnknownPeer
 from ..models import Address, Message, PeerEvent, PeerId, PeerStatus, PublicAddress, SeenAddress
 from ..protocol.events import Failure, MessageArrived
 from . import lifetime
@@ -50,6 +50,10 @@ _CLOSE_FRAMES = 0.2
 """Seconds the sealed goodbyes may wait for room in the system's buffer."""
 _SMALL = 1024
 """Bytes of a message that may wait for others when many are sent in a row."""
+_LOOK_EVERY = 32
+"""Messages sent between two looks whether a peer has too many to take."""
+_HELD_BACK = 0.025
+"""Seconds ``send`` is held back by that at most, and then not again before the peer takes something."""
 _HOOK_JOIN = 1.0
 """Seconds ``close`` waits for a hook that does not return."""
 _LOOKUP_JOIN = 0.2
@@ -92,6 +96,7 @@ class Engine:
         self._pid = os.getpid()
         self._closer: tuple[int, object] | None = None
         self._flush_until = inf
+        self._sent = 0  # to one recipient
         self._finished = threading.Event()
 
     def _new_delivery(self, left_out: Iterable[str] = ()) -> Delivery:
@@ -278,6 +283,9 @@ class Engine:
                 run = self.driver.run_gathering if len(letter.content) <= _SMALL else self.driver.run
                 delivery = run(self.house.send_one, recipient, letter)
                 if delivery is not None:
+                    self._sent += 1
+                    if not self._sent % _LOOK_EVERY and timeout != 0 and letter.reliable:
+                        self._hold_back(recipient, letter, self.timeout if timeout is None else timeout)
                     return delivery
                 names, delivery = [recipient], self._new_delivery()
             else:
@@ -289,6 +297,21 @@ class Engine:
             delivery.hold(True)
             self.driver.defer(functools.partial(self._send_deferred, delivery, recipient, letter))
             return delivery
+
+    def _hold_back(self, name: str, letter: Letter, timeout: float) -> None:
+        """Wait a moment if a peer has too many small messages to take already: they would be old when it takes them."""
+        driver, house = self.driver, self.house
+        try:
+            if len(letter.content) > _SMALL:
+                return
+            # A hook that waited would itself not take what comes, and the other end may do the same.
+            if self.hooks.is_current_thread() or driver.is_own_thread() or not driver.peek(house.is_crowded, name):
+                return
+            look = functools.partial(house.is_relieved, name=name)
+            if not driver.wait_until(look, (ROOM,), monotonic() + min(timeout, _HELD_BACK)) and timeout >= _HELD_BACK:
+                driver.peek(house.note_stalled, name)
+        except (Reentered, UnknownPeer, SocketClosed):
+            pass  # the message was queued
 
     def _send_some(self, delivery: Delivery, names: list[str], letter: Letter, timeout: float) -> Delivery:
         """Queue for all who have room, wait for the others, fail the rest."""

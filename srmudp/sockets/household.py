@@ -339,6 +339,22 @@ class Household(Generic[D]):
         self._queue(now, delivery, name, letter)
         return delivery
 
+    def is_crowded(self, now: float, name: str) -> bool:
+        """Whether a peer has so many small messages to take that more had better wait for :meth:`is_relieved`."""
+        intake = self.endpoint.intake_of(name)
+        return intake is not None and intake.is_exceeded()
+
+    def is_relieved(self, now: float, name: str) -> bool | None:
+        """True if a peer that was crowded is so no longer, else None; :data:`ROOM` says when to look again."""
+        intake = self.endpoint.intake_of(name)
+        return True if intake is None or intake.is_relieved else None
+
+    def note_stalled(self, now: float, name: str) -> None:
+        """It was waited for in vain."""
+        intake = self.endpoint.intake_of(name)
+        if intake is not None:
+            intake.on_stalled()
+
     def _queue(self, now: float, delivery: D, name: str, letter: Letter) -> None:
         content, channel, reliable, ttl, priority = letter
         token = self.endpoint.send_message(

@@ -182,6 +182,9 @@ class MultiHolepunchSocket(Face):
     ) -> Delivery:
         """Send one message. Returns once it is queued; this very call encrypts and transmits what the window allows.
 
+        A program that sends small messages faster than they are taken at the other end is held back now and then, for
+        25 ms at most, so that they are not old when they are taken; with ``timeout=0``, and in a hook, it never is.
+
         Messages of one channel arrive in order, each once; a peer that is not connected yet gets them when it is.
 
         Args:

@@ -23,6 +23,23 @@ def peer_id_of(name: str) -> PeerId:
     return PeerId(name.encode().ljust(32, b"."))
 
 
+class FakeIntake:
+    """Of a peer that is left with too many messages, or not."""
+
+    def __init__(self) -> None:
+        self.exceeded = False
+        self.is_relieved = True
+        self.stalled = 0
+
+    def is_exceeded(self) -> bool:
+        self.is_relieved = not self.exceeded
+        return self.exceeded
+
+    def on_stalled(self) -> None:
+        self.stalled += 1
+        self.exceeded = False
+
+
 class FakeEndpoint:
     """Datagrams are ``M<token>:<content>`` and ``T<token>`` (taken). Who has an address is connected."""
 
@@ -43,6 +60,7 @@ class FakeEndpoint:
         self.on_send: Callable[[], None] = lambda: None
         self.on_batch: Callable[[bytes], None] = lambda buffer: None
         self.token = 0
+        self.intake = FakeIntake()
         self.closed = False
         self.interrupted = 0
 
@@ -167,6 +185,9 @@ class FakeEndpoint:
         if isinstance(event.receipt, tuple):
             token, source = event.receipt
             self.out.append(Transmit(b"T" + token, len(token) + 1, source))
+
+    def intake_of(self, name: str) -> FakeIntake | None:
+        return self.intake if name in self.peers else None
 
     def everyone(self, now: float) -> list[str]:
         return [name for name, status in self.peers.items() if status.established]

@@ -17,8 +17,9 @@ import pytest
 
 from srmudp.config import Config
 from srmudp.exceptions import LocalProtocolError, MessageTooBig, QueueFull, UnknownPeer
-from srmudp.models import Address, EventKind, PeerEvent, PeerState, Trust
-from srmudp.protocol.events import Failure, MessageSettled, ResolveWanted
+from srmudp.models import Address, EventKind, Message, PeerEvent, PeerState, Trust
+from srmudp.protocol.events import Failure, MessageSettled, ResolveWanted, RoomFreed
+from srmudp.sockets import engine as engine_module
 from srmudp.sockets.addresses import Target
 from srmudp.sockets.delivery import Delivery
 from srmudp.sockets.household import Letter
@@ -146,6 +147,59 @@ def test_waiting_for_room(rig: Rig) -> None:
     for thread in threads:
         thread.join(5)
     assert sorted(sorted(d.pending) for d in deliveries) == [["bob"], ["bob", "eve"]]
+
+
+def send_many(rig: Rig, *, timeout: float | None = None, **options: Any) -> None:
+    for _ in range(engine_module._LOOK_EVERY):
+        send(rig, timeout=timeout, **options)
+
+
+def test_who_sends_more_than_is_taken_is_held_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "_HELD_BACK", 5.0)
+    intake = rig.endpoint.intake
+    send_many(rig)
+    intake.exceeded = True
+    send_many(rig, timeout=0)
+    send_many(rig, content=bytes(engine_module._SMALL + 1))
+    send_many(rig, reliable=False)
+    assert intake.is_relieved, "nobody waited"
+    thread = threading.Thread(target=send_many, args=(rig,))
+    thread.start()
+    reach(lambda: rig.engine.driver.topics._waiting.get("room"))
+    assert not intake.is_relieved
+    assert len(rig.endpoint.sent) == 5 * engine_module._LOOK_EVERY, "queued before it waits"
+
+    def relieve() -> None:
+        intake.is_relieved = True
+        rig.endpoint.events.append(RoomFreed("bob"))
+
+    rig.under_lock(relieve)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert intake.stalled == 0
+
+
+def test_who_takes_nothing_is_not_waited_for_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "_HELD_BACK", 0.01)
+    rig.endpoint.intake.exceeded = True
+    send_many(rig)
+    assert rig.endpoint.intake.stalled == 1
+    send_many(rig)
+    assert rig.endpoint.intake.stalled == 1
+
+
+def test_a_hook_is_never_held_back(rig: Rig) -> None:
+    rig.endpoint.intake.exceeded = True
+    done = threading.Event()
+
+    def hook(message: Message) -> None:
+        send_many(rig)
+        done.set()
+
+    rig.engine.hooks.add_message_hook(hook)
+    rig.emit(arrived(b"1"))
+    assert done.wait(5)
+    assert rig.endpoint.intake.is_relieved, "it would not take what comes meanwhile"
 
 
 def test_a_peer_removed_while_a_message_waits(rig: Rig) -> None:
