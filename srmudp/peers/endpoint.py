@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, Final, TypeVar
 
@@ -20,7 +20,8 @@ from ..config import CHANNELS, PRIORITIES, Config
 from ..crypto.backend import Backend
 from ..crypto.keys import Identity, static_key_of
 from ..exceptions import DecodeError, MessageTooBig
-from ..models import Address, EventKind, PeerId, PeerState, PeerStatus, PublicAddress, SeenAddress, Trust, Wire
+from ..models import Address, EventKind, PeerId, PeerState, PeerStatus, Trust, Wire
+from ..nat.stun import is_sound
 from ..protocol.credit import ReceiveBudget
 from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, RoomFreed, ServerAnswered
 from ..protocol.handshake import Agreed, Self
@@ -50,7 +51,7 @@ from .jobs import Job
 from .old_peer import LOOPBACK, OldPeer, claimant
 from .peer import Peer
 from .registry import Registry
-from .stun import Discovery, Stun
+from .stun import Discovery, Sightings, Stun
 
 __all__ = ["AcceptPolicy", "Discovery", "Endpoint", "Job", "Transmit"]
 
@@ -110,7 +111,10 @@ class Endpoint:
         self._sessions: dict[int, tuple[Peer, Session]] = {}
         self._events: deque[Event] = deque()
         self._handshakes = Handshakes(self, us, backend, self._registry, self._admission, rate)
-        self._stun = Stun(random, self.drops, self._send_clear, self._on_server_answered, serve=serve_stun)
+        self.stun = Stun(
+            *(random, self.drops, self._send_clear, self._on_server_answered, self._sightings), serve=serve_stun
+        )
+        """Asks servers for our address, and answers as one; for the owner to call."""
         self._ready: deque[Peer] = deque()
         self._timers: list[tuple[float, int, Peer]] = []
         self._unscheduled: dict[int, Peer] = {}  # peers whose deadline may have come nearer
@@ -152,7 +156,7 @@ class Endpoint:
                 elif kind == COOKIE:
                     self._handshakes.on_cookie(datagram, source)
                 elif kind < STUN_END:
-                    self._stun.on_datagram(datagram, source, now)
+                    self.stun.on_datagram(datagram, source, now)
                 else:
                     self.drops["unknown_type"] += 1
             except UnknownVersion:
@@ -215,7 +219,7 @@ class Endpoint:
         self._notice_sleep(now)
         self._admission.expire(now)
         self._handshakes.ask()
-        self._stun.on_timer(now)
+        self.stun.on_timer(now)
         self.budget.on_timer(now)
         self._schedule()
         timers = self._timers
@@ -542,35 +546,12 @@ class Endpoint:
         """A snapshot of every peer by name; an alias shows its peer."""
         return {name: peer.status(now) for name, peer in self._registry.names().items()}
 
-    def ask_servers(self, discovery: Discovery, servers: Iterable[tuple[Address, Address | None]], now: float) -> None:
-        """Ask STUN servers for our address. ServerAnswered says when to look at ``discovery`` again.
-
-        Args:
-            servers: each with our own address towards it, where that is known.
-        """
-        self._notice_sleep(now)
-        self._stun.ask(discovery, servers, now)
-
-    def finish_discovery(self, discovery: Discovery, now: float) -> PublicAddress:
-        """What the servers said; nothing more is asked."""
-        self._stun.stop(discovery, now)
-        return self._stun.result(discovery, now)
-
-    def seen_addresses(self, now: float) -> tuple[SeenAddress, ...]:
-        """Where STUN servers and connected peers see us, the best known first."""
-        peers = [
-            (peer.name, peer.address, peer.observed)
-            for peer in self._registry
-            if peer.connected and peer.address is not None and peer.observed is not None
-        ]
-        return self._stun.seen(peers, now)
-
     def close(self, now: float) -> None:
         """Say goodbye to every peer and fail what is queued. Drain the output once more afterwards."""
         if self._closed:
             return
         self._closed = True
-        self._stun.stop_all(now)
+        self.stun.stop_all(now)
         for peer in self._registry:
             peer.send_close(CloseCode.REMOVED if peer.lingering else CloseCode.CLOSING, "", now)
             peer.cancel_attempt()
@@ -652,7 +633,7 @@ class Endpoint:
             first = other
         if (other := self.budget.next_timer()) is not None and (first is None or other < first):
             first = other
-        if (other := self._stun.next_timer()) is not None and (first is None or other < first):
+        if (other := self.stun.next_timer()) is not None and (first is None or other < first):
             first = other
         self._due = first
         return first
@@ -678,6 +659,14 @@ class Endpoint:
 
     def _on_server_answered(self, discovery: Discovery) -> None:
         self._events.append(ServerAnswered())
+
+    def _sightings(self) -> Sightings:
+        found = []
+        for peer in self._registry:
+            where, seen = peer.address, peer.observed
+            if peer.connected and where is not None and seen is not None and is_sound(seen, where):
+                found.append((peer.name, where, seen))
+        return found
 
     def add_job(self, compute: Callable[[], T], commit: Callable[[T | None, float], None]) -> None:
         """Have something computed outside the lock and committed under it."""

@@ -8,8 +8,9 @@ in all, for its source may be forged.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from math import inf
 from typing import Final
 
 from ..models import Address, PublicAddress, SeenAddress
@@ -27,6 +28,9 @@ NETWORK_ANSWERS: Final = 5.0
 """The same to one IPv4 address or one IPv6 /64; four times as many at once."""
 MAX_NETWORKS: Final = 1024
 """Networks whose share is watched at a time."""
+
+Sightings = Sequence[tuple[str, Address, Address]]
+"""Name of each connected peer, its address, and ours as it sees it; nothing that cannot be."""
 
 
 class Discovery:
@@ -68,7 +72,8 @@ class Stun:
         random: cryptographic randomness.
         drops: discarded input is counted here.
         send: takes a datagram and where it goes.
-        on_progress: told when a discovery may be settled.
+        on_progress: told when a discovery may be settled. Then, or when the caller is tired of waiting, :meth:`finish`.
+        sightings: what connected peers see.
         serve: answer requests of others.
     """
 
@@ -78,12 +83,14 @@ class Stun:
         drops: Counter[str],
         send: Callable[[bytes, Address], None],
         on_progress: Callable[[Discovery], None],
+        sightings: Callable[[], Sightings],
         *,
         serve: bool = False,
     ) -> None:
         self._drops = drops
         self._send = send
         self._on_progress = on_progress
+        self._sightings = sightings
         self._serve = serve
         self._client = StunClient(random, drops, send)
         self._running: list[Discovery] = []
@@ -174,8 +181,7 @@ class Stun:
             with suppress(ValueError):  # too many questions at a time
                 discovery.probes[other_host] = self._client.ask(server, ended, now, elsewhere)
 
-    def stop(self, discovery: Discovery, now: float) -> None:
-        """Its caller waits no longer: nothing more is sent for it."""
+    def _stop(self, discovery: Discovery, now: float) -> None:
         for server, transaction_id in discovery.open.items():
             self._client.cancel(transaction_id)
             discovery.outcomes[server] = failed(server, "it did not answer in time", now)
@@ -190,10 +196,15 @@ class Stun:
     def stop_all(self, now: float) -> None:
         """The socket closes."""
         for discovery in list(self._running):
-            self.stop(discovery, now)
+            self._stop(discovery, now)
 
-    def result(self, discovery: Discovery, now: float) -> PublicAddress:
-        """What the servers said."""
+    def finish(self, discovery: Discovery, now: float) -> PublicAddress:
+        """What the servers said; nothing more is asked.
+
+        What peers see may confirm that the mapping is the same for all, and no more.
+        """
+        self._stop(discovery, now)
+        peers = self._sightings()
         answers = {one.server: one.mapped for one in discovery.outcomes.values() if one.mapped is not None}
         failures = {str(one.server): one.failure for one in discovery.outcomes.values() if one.failure}
         ipv4, ipv6 = (_most_common(answers, family) for family in (4, 6))
@@ -201,7 +212,7 @@ class Stun:
         return PublicAddress(
             ipv4,
             ipv6,
-            self.samples.mapping(now, version),
+            self.samples.mapping(now, version, [Sample(None, where, seen, -inf) for _, where, seen in peers]),
             self.samples.filtering(now),
             self.samples.translated(now, version),
             answers,
@@ -226,23 +237,17 @@ class Stun:
         self._client.on_timer(now)
         for discovery in list(self._running):
             if discovery.settle_at is not None and discovery.settle_at <= now and not discovery.probes:
-                self.stop(discovery, now)
+                self._stop(discovery, now)
                 self._on_progress(discovery)
 
     # --- what is known
 
-    def seen(self, peers: Iterable[tuple[str, Address, Address]], now: float) -> tuple[SeenAddress, ...]:
-        """Where others see us, the best known first.
-
-        Args:
-            peers: name of each connected peer, its address, and ours as it sees it.
-        """
+    def seen(self, now: float) -> tuple[SeenAddress, ...]:
+        """Where others see us, the best known first."""
         witnesses: dict[Address, dict[str, str]] = {}
         for sample in self.samples.recent(now):
             witnesses.setdefault(sample.mapped, {})[f"stun {sample.server}"] = prefix_of(sample.server.host)
-        for name, address, observed in peers:
-            if not is_sound(observed, address):
-                continue
+        for name, address, observed in self._sightings():
             witnesses.setdefault(observed, {})[f"peer {name}"] = prefix_of(address.host)
         seen = [SeenAddress(where, tuple(who), len(set(who.values())) > 1) for where, who in witnesses.items()]
         return tuple(sorted(seen, key=lambda one: (not one.confirmed, -len(one.witnesses))))

@@ -149,7 +149,7 @@ class Search:
         """
         self._house.check_open()
         self._discovery.looked_up -= looked_up
-        self._house.endpoint.ask_servers(self._discovery, servers, now)
+        self._house.endpoint.stun.ask(self._discovery, servers, now)
 
     def settled(self, now: float) -> bool | None:
         """True once nothing better is to be expected, None till then; woken by the topic ``SERVERS``.
@@ -162,7 +162,7 @@ class Search:
 
     def finish(self, now: float) -> PublicAddress:
         """What the servers said; nothing more is asked."""
-        return self._house.endpoint.finish_discovery(self._discovery, now)
+        return self._house.endpoint.stun.finish(self._discovery, now)
 
     def conclude(self, found: PublicAddress, timeout: float | None) -> PublicAddress:
         """The answer, with all that went wrong.

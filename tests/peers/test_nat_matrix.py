@@ -75,9 +75,9 @@ def punch(first: str, second: str, later: float = 0.0, seed: int = 1) -> Trial:
     ends = build(net, "a", first, 1), build(net, "b", second, 2)
     asked = [Discovery(), Discovery()]
     for end, discovery in zip(ends, asked, strict=True):
-        end.do(end.node.ask_servers, discovery, [(SERVER, None)])
+        end.do(end.node.stun.ask, discovery, [(SERVER, None)])
     net.run(0.1)
-    found = [end.node.finish_discovery(discovery, net.now).ipv4 for end, discovery in zip(ends, asked, strict=True)]
+    found = [end.node.stun.finish(discovery, net.now).ipv4 for end, discovery in zip(ends, asked, strict=True)]
     (a, b), (seen_a, seen_b) = ends, found
     began = net.now + abs(later)
     commands = [

@@ -41,7 +41,7 @@ def servers(net: SimNet, *addresses: Address) -> list[SimNode]:
 
 def ask(sim: SimNode, *addresses: Address, local: Address | None = None) -> Discovery:
     discovery = Discovery()
-    sim.do(sim.node.ask_servers, discovery, [(address, local) for address in addresses])
+    sim.do(sim.node.stun.ask, discovery, [(address, local) for address in addresses])
     return discovery
 
 
@@ -49,7 +49,7 @@ def discover(sim: SimNode, *addresses: Address, local: Address | None = None, wi
     """As the socket does it: ask, wait until it is settled, finish."""
     discovery = ask(sim, *addresses, local=local)
     sim.net.run_until(lambda: discovery.is_settled(sim.net.now), within)
-    found: PublicAddress = sim.do(sim.node.finish_discovery, discovery)
+    found: PublicAddress = sim.do(sim.node.stun.finish, discovery)
     return found
 
 
@@ -134,7 +134,7 @@ def test_nobody_answers() -> None:
     assert not discovery.is_settled(net.now)
     net.run(1)
     assert discovery.is_settled(net.now)
-    found = a.node.finish_discovery(discovery, net.now)
+    found = a.node.stun.finish(discovery, net.now)
     assert found == PublicAddress(failures={str(ONE): "it did not answer", str(TWO): "it did not answer"})
     assert len(a.of(ServerAnswered)) == 2
     with pytest.raises(ValueError, match="no address"):
@@ -161,7 +161,7 @@ def test_many_questions_at_a_time() -> None:
     refused = [outcome.failure for outcome in discovery.outcomes.values()]
     assert len(refused) == 6
     assert "at a time" in refused[0]
-    a.do(a.node.finish_discovery, discovery)
+    a.do(a.node.stun.finish, discovery)
     assert len(discovery.outcomes) == 70
     servers(net, ONE)
     assert discover(a, ONE).ipv4 == a.address
@@ -210,10 +210,10 @@ def filtering_of(nat: Nat, *, changes: bool = True, filtering: bool = True) -> t
     classic = Classic(net, changes=changes)
     discovery = Discovery(filtering=filtering)
     before = net.now
-    a.do(a.node.ask_servers, discovery, [(ONE, None)])
+    a.do(a.node.stun.ask, discovery, [(ONE, None)])
     assert net.run_until(lambda: discovery.is_settled(net.now), 5)
     took = net.now - before
-    found = a.do(a.node.finish_discovery, discovery)
+    found = a.do(a.node.stun.finish, discovery)
     assert found.ipv4 is not None
     record = Recorder(net)
     net.run(60)
@@ -251,9 +251,9 @@ def test_filtering_is_found_out_only_where_it_is_asked_for_and_can_be() -> None:
     assert took < 0.1
     _, a = home(Nat())
     discovery = Discovery(filtering=True)
-    a.do(a.node.ask_servers, discovery, [(ONE, None)])  # has no other address
+    a.do(a.node.stun.ask, discovery, [(ONE, None)])  # has no other address
     a.net.run(0.1)
-    assert a.do(a.node.finish_discovery, discovery).filtering is NatBehaviour.UNKNOWN
+    assert a.do(a.node.stun.finish, discovery).filtering is NatBehaviour.UNKNOWN
 
 
 def test_no_verdict_where_the_other_host_was_asked_as_well() -> None:
@@ -263,9 +263,9 @@ def test_no_verdict_where_the_other_host_was_asked_as_well() -> None:
     a = make_node(net, "a", "192.168.1.2", behind="nat")
     classic = Classic(net)
     discovery = Discovery(filtering=True)
-    a.do(a.node.ask_servers, discovery, [(ONE, None), (TWO, None)])
+    a.do(a.node.stun.ask, discovery, [(ONE, None), (TWO, None)])
     net.run_until(lambda: discovery.is_settled(net.now), 5)
-    found = a.do(a.node.finish_discovery, discovery)
+    found = a.do(a.node.stun.finish, discovery)
     assert (found.filtering, found.mapping) == (NatBehaviour.UNKNOWN, NatBehaviour.ENDPOINT_INDEPENDENT)
     assert len(classic.asked) == 2
 
@@ -292,7 +292,7 @@ def test_attack_38_forged_and_reflected_answers() -> None:
     ):
         net.inject(source, a.address, data)
     until(net, lambda: discovery.is_settled(net.now))
-    found = a.do(a.node.finish_discovery, discovery)
+    found = a.do(a.node.stun.finish, discovery)
     assert found.answers == {TWO: a.address}
     assert {reason: drops(a, reason) for reason in ("stun_unasked", "stun_wrong_source", "stun_request")} == {
         "stun_unasked": 1,
@@ -324,7 +324,7 @@ def test_attack_38_servers_that_disagree_are_noticed() -> None:
     assert found.ipv4 == a.address
     assert found.answers[three] == liar
     assert found.mapping is NatBehaviour.ADDRESS_AND_PORT_DEPENDENT
-    seen = a.node.seen_addresses(net.now)
+    seen = a.node.stun.seen(net.now)
     assert [(one.address, one.confirmed) for one in seen] == [(a.address, True), (liar, False)]
 
 
@@ -364,7 +364,7 @@ def test_attack_36_answers_in_all_are_bounded() -> None:
     sources = [Address(f"10.{number >> 8}.{number & 255}.1", 9) for number in range(3 * MAX_NETWORKS)]
     sent = flood(net, server, sources, 1, 0.0).of(source=server)
     assert len(sent) == ANSWERS
-    assert len(server.node._stun._networks) == MAX_NETWORKS
+    assert len(server.node.stun._networks) == MAX_NETWORKS
     assert drops(server, "stun_rate") == len(sources) - len(sent)
     net.run(1)
     assert discover(make_node(net, "a", "192.0.2.5"), ONE).ipv4 == Address("192.0.2.5", 5000)
@@ -417,7 +417,7 @@ def test_peers_tell_each_other_the_address_they_see() -> None:
     assert status(a, b).observed == net.mapped(a, b.address)
     assert status(b, a).observed == net.mapped(b, a.address)
     assert status(a, b)["observed"] == status(a, b).observed
-    (seen,) = a.node.seen_addresses(net.now)
+    (seen,) = a.node.stun.seen(net.now)
     assert (seen.address, seen.witnesses, seen.confirmed) == (net.mapped(a, b.address), ("peer b",), False)
 
 
@@ -443,15 +443,25 @@ def test_two_witnesses_in_two_networks_confirm_an_address() -> None:
     servers(net, ONE, ONE_B)
     discover(a, ONE)
     where = net.mapped(a, b.address)
-    (seen,) = a.node.seen_addresses(net.now)
+    (seen,) = a.node.stun.seen(net.now)
     assert (seen.address, seen.confirmed) == (where, True)
     assert seen.witnesses == (f"stun {ONE}", "peer b")
     c = make_node(net, "c", "10.0.0.3")
     servers(net, TWO)
     discover(c, ONE, ONE_B)
-    assert [one.confirmed for one in c.node.seen_addresses(net.now)] == [False]  # twice the same machine
+    assert [one.confirmed for one in c.node.stun.seen(net.now)] == [False]  # twice the same machine
     discover(c, TWO)
-    assert [one.confirmed for one in c.node.seen_addresses(net.now)] == [True]
+    assert [one.confirmed for one in c.node.stun.seen(net.now)] == [True]
+
+
+def test_a_peer_may_confirm_a_mapping_and_never_spoil_one() -> None:
+    net, a, b = behind_nats()
+    connect(net, a, b)
+    servers(net, ONE, TWO)
+    assert discover(a, ONE).mapping is NatBehaviour.ENDPOINT_INDEPENDENT  # one server and a peer elsewhere agree
+    peer_of(a, b).observed = VICTIM
+    assert discover(a, ONE).mapping is NatBehaviour.UNKNOWN
+    assert discover(a, ONE, TWO).mapping is NatBehaviour.ENDPOINT_INDEPENDENT
 
 
 def test_what_a_peer_claims_is_only_shown() -> None:
@@ -465,7 +475,7 @@ def test_what_a_peer_claims_is_only_shown() -> None:
         hostile(net, b, a, [ObservedAddress(VICTIM), ObservedAddress(claim)])
         assert status(a, b).observed == claim
         net.run(5)
-        first, *others = a.node.seen_addresses(net.now)
+        first, *others = a.node.stun.seen(net.now)
         assert (first.address, first.confirmed) == (a.address, True)
         assert [(one.address, one.confirmed) for one in others] == [(VICTIM, False)] * (claim == VICTIM)
     assert {item.destination for item in record.items} == {a.address, b.address}
@@ -490,5 +500,5 @@ def test_a_lost_peer_is_no_witness() -> None:
     net, a, b = behind_nats()
     connect(net, a, b)
     peer_of(a, b).lose("tried out", net.now)
-    assert a.node.seen_addresses(net.now) == ()
+    assert a.node.stun.seen(net.now) == ()
     assert status(a, b).observed is not None
