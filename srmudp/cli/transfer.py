@@ -85,7 +85,8 @@ def _send(arguments: argparse.Namespace) -> int:
     screen = Screen()
     for path in arguments.paths:
         if not os.path.exists(path):
-            print(f"srmudp send: there is no {clean(path)!r}", file=sys.stderr)
+            hint = "; files come first, ADDRESS last" if ":" in path else ""
+            print(f"srmudp send: there is no {clean(path)!r}{hint}", file=sys.stderr)
             return 1
     try:
         with Meeting(arguments, "send", address=arguments.address) as meeting:
@@ -192,6 +193,11 @@ def _recv(arguments: argparse.Namespace) -> int:
     if not arguments.yes and not sys.stdin.isatty():
         arguments.fail("there is no terminal to ask at: say --yes to take everything")
     screen = Screen()
+    if os.path.exists(arguments.folder) and not (
+        os.path.isdir(arguments.folder) and os.access(arguments.folder, os.W_OK | os.X_OK)
+    ):
+        print(f"srmudp recv: cannot write into {clean(arguments.folder)!r}", file=sys.stderr)
+        return 1
     try:
         with Meeting(arguments, "recv", address=arguments.address, many=True) as meeting:
             meeting.introduce("srmudp send FILE ADDRESS", sys.stdout)

@@ -7,6 +7,7 @@ it is. A folder is received as ``album.part/``. Nothing that exists is ever writ
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -104,7 +105,8 @@ class Folder:
         """
         free = shutil.disk_usage(self.path).free
         if size + MARGIN > free:
-            raise OSError(f"not enough room on the disk: {size:,} bytes are needed, {max(0, free - MARGIN):,} are free")
+            text = f"not enough room on the disk: {size:,} bytes are needed, {max(0, free - MARGIN):,} are free"
+            raise OSError(errno.ENOSPC, text)
 
     def _notes(self, offer: Offer) -> Iterator[tuple[str, Note]]:
         """Base name and note of what was begun of the same content."""

@@ -129,11 +129,13 @@ class FileTransfers:
             SocketClosed: this was closed.
         """
         with self._lock:
+            number = self._next
+            self._next += 1
+        sending = Sending(number, peer, path, self._sock, self._changed, self._max_rate)
+        with self._lock:
             if self._closed:
                 raise SocketClosed("file transfers were closed")
-            sending = Sending(self._next, peer, path, self._sock, self._changed, self._max_rate)
-            self._next += 1
-            self._outgoing[sending.number] = sending
+            self._outgoing[number] = sending
             _forget(self._outgoing)
         snapshot = sending.snapshot()
         sending.start()
@@ -252,7 +254,6 @@ class FileTransfers:
             self._drops["too many offers"] += 1
             return
         digest = offer.digest
-        note = self._folder.note_of(offer)
         with self._lock:
             if self._closed:
                 return
@@ -278,7 +279,7 @@ class FileTransfers:
             self._answer(peer, refusal)
         elif same is not None:
             same.offered_again(peer, offer)
-        elif note is not None and note.peer == str(peer_id):
+        elif (note := self._folder.note_of(offer)) is not None and note.peer == str(peer_id):
             new.accept()  # the application said yes to this before
         else:
             self._changed(new)

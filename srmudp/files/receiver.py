@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -19,8 +21,6 @@ from .words import shown
 
 if TYPE_CHECKING:
     from .hub import Sock
-
-_UNDECIDED = (TransferState.OFFERED, TransferState.PREPARING)
 
 
 class Receiving:
@@ -47,6 +47,7 @@ class Receiving:
         self._folder = folder
         self._sock = sock
         self._changed = changed
+        self._what = (safe_name(offer.name), offer.is_folder, len(offer.entries), offer.size)
         self._core = Incoming(offer)
         self._lock = threading.RLock()  # also for what is on disk
         self._state = TransferState.OFFERED
@@ -70,10 +71,10 @@ class Receiving:
 
     def snapshot(self) -> Transfer:
         """How it stands."""
-        offer, core = self.offer, self._core
+        core = self._core
         rate = self._meter.rate(core.received, monotonic()) if self._state is TransferState.MOVING else 0.0
         return Transfer(
-            *(self.number, self.peer, False, safe_name(offer.name), offer.is_folder, len(offer.entries), offer.size),
+            *(self.number, self.peer, False, *self._what),
             *(core.received, core.resumed, rate, self._state, self._reason, self._path),
         )
 
@@ -120,15 +121,14 @@ class Receiving:
         """The same content is offered by the same key, by a program that was restarted or is connected again."""
         with self._lock:
             self.peer = peer
-            if offer.id == self.offer.id or self._state not in (*_UNDECIDED, TransferState.MOVING):
+            if offer.id == self.offer.id or self.is_over:
                 return
             self._post(Stop(self.offer.id, Code.CANCELLED, "the same was offered again"), 0)
             self.offer = offer
-            if self._state is TransferState.MOVING:
-                self._state = TransferState.PREPARING
-            else:
-                self._again = True
+            if self._state is not TransferState.MOVING:
+                self._again = True  # whoever is at work answers this one
                 return
+            self._state = TransferState.PREPARING
         self._changed(self)
         self._spawn(self._prepare)
 
@@ -169,7 +169,7 @@ class Receiving:
             self._fail(str(error), Code.FAULT, keep=False)
             return
         except OSError as error:
-            self._fail(error.strerror or str(error), Code.NO_ROOM, keep=True)
+            self._fail(error.strerror or str(error), _code_of(error), keep=True)
             return
         self._changed(self)
         self._spawn(self._finish)
@@ -189,7 +189,7 @@ class Receiving:
         except InterruptedError:
             pass
         except OSError as error:
-            self._fail(error.strerror or str(error), Code.NO_ROOM, keep=True)
+            self._fail(error.strerror or str(error), _code_of(error), keep=True)
         with self._lock:
             if self.is_over:
                 self._release()
@@ -228,6 +228,7 @@ class Receiving:
         with self._lock:
             self._path, self._partial = path, None  # whatever was said meanwhile: it is there
             self._state, self._reason = TransferState.DONE, ""
+            self._release()
         self._post(Done(self.offer.id))
         self._changed(self)
 
@@ -235,6 +236,8 @@ class Receiving:
         self.stop(TransferState.FAILED, reason, code, keep=keep)
 
     def _release(self) -> None:
+        """Leave the disk alone from now on, and forget what takes memory. It is over, under the lock."""
+        self.offer = self._core.offer = replace(self.offer, entries=())
         partial, self._partial = self._partial, None
         if partial is None:
             return
@@ -248,3 +251,7 @@ class Receiving:
             self._sock.send(encode(message), self.peer, channel=CHANNEL, timeout=timeout)
         except (UnknownPeer, SocketClosed, QueueFull):
             pass  # it will ask again, or is gone
+
+
+def _code_of(error: OSError) -> Code:
+    return Code.NO_ROOM if error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", -1)) else Code.FAULT

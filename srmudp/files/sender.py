@@ -10,7 +10,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from ..exceptions import DecodeError, QueueFull, SocketClosed, UnknownPeer
-from .messages import CHANNEL, ID, Accept, Chunk, Code, Done, FileMessage, Stop, encode
+from .messages import CHANNEL, ID, Accept, Chunk, Code, Done, FileMessage, Stop, Unknown, encode
 from .names import safe_name
 from .outgoing import Outgoing
 from .progress import OVER, Meter, Transfer, TransferState
@@ -25,6 +25,8 @@ PRIORITY = -10
 """Of the bytes of files: whatever else the program has to say goes first."""
 WINDOW = 24
 """Chunks that are under way, not yet taken by the receiver, at most."""
+MAX_TURNS = 1000
+"""Times a receiver may have us begin anew."""
 _PATIENCE = 0.5
 """Seconds between looks at whether anybody told us to stop."""
 
@@ -58,6 +60,7 @@ class Sending:
         self._reason = ""
         self._core: Outgoing | None = None
         self._run = 0  # a thread of an earlier run ends when it sees another number
+        self._turns = 0
         self._done = 0
         self._resumed = 0
         self._meter = Meter()
@@ -89,6 +92,10 @@ class Sending:
         Raises:
             DecodeError: it makes no sense.
         """
+        if isinstance(message, Accept | Unknown):
+            self._turns += 1
+            if self._turns > MAX_TURNS:
+                self.stop(TransferState.FAILED, "the receiver begins anew without end", Code.FAULT)
         if isinstance(message, Accept):
             with self._lock:
                 if self._core is None or self.is_over or not self._core.accept(message):

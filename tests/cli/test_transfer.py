@@ -114,12 +114,14 @@ def test_nobody_there(
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["missing", "127.0.0.1:9"], "srmudp send: there is no 'missing'\n"),
-        (["/", "nowhere"], "srmudp send: "),
+        (["send", "missing", "127.0.0.1:9"], "srmudp send: there is no 'missing'\n"),
+        (["send", "127.0.0.1:9", "file"], "srmudp send: there is no '127.0.0.1:9'; files come first, ADDRESS last\n"),
+        (["recv", "--yes", "--folder", __file__], "srmudp recv: cannot write into "),
+        (["send", "/", "nowhere"], "srmudp send: "),
     ],
 )
 def test_mistakes(words: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["send", *words]) == 1
+    assert main(words) == 1
     assert capsys.readouterr().err.startswith(error)
 
 

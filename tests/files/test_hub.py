@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import sys
 import threading
 from collections import namedtuple
@@ -447,3 +448,79 @@ def test_a_disk_without_room_is_told(victim: Victim, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(1 << 40, 1 << 40, 16 << 20))
     victim.give(offer())
     assert victim.news.wait_for(*OVER).reason == ("not enough room on the disk: 10 bytes are needed, 0 are free")
+
+
+def test_a_sender_that_is_started_again_while_the_file_is_finished_hears_of_it(
+    victim: Victim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    fsync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    victim.give(offer(1))
+    answer = victim.accepted()
+    victim.give(Chunk(answer.id, answer.attempt, 0, 0, CONTENT))
+    assert begun.wait(PATIENCE)
+    victim.give(offer(2))
+    go_on.set()
+    victim.news.wait_for(TransferState.DONE)
+    assert victim.answers(Done) == [Done(offer(2).id)]
+
+
+def test_attack_66_whatever_comes_stays_in_the_folder_and_within_what_was_offered(victim: Victim) -> None:
+    dice = random.Random(7)
+    ids = [number.to_bytes(8, "big") for number in range(6)]
+    names = ["x", "x.part", "x.part.state", "a/b", "..", "nul", "Ü" * 90, "\x1b"]
+    for _ in range(3000):
+        id_, size, attempt = dice.choice(ids), dice.choice([0, 1, 10, 10, 1 << 40]), dice.randrange(3)
+        peer = str(dice.randrange(40))
+        known = [(to, answer) for to, answer in victim.sock.sent if isinstance(answer, Accept)]
+        if known and dice.random() < 0.8:
+            peer, answer = dice.choice(known)
+            id_, attempt = answer.id, answer.attempt
+        entries = tuple(Entry(dice.choice(names), size, HASH) for _ in range(dice.randrange(3)))
+        victim.give(
+            dice.choice(
+                [
+                    Offer(id_, dice.choice(names), False, (Entry("", size, HASH),)),
+                    Offer(id_, dice.choice(names), True, entries),
+                    Chunk(
+                        id_,
+                        attempt,
+                        dice.randrange(2),
+                        dice.choice([0, 0, 5, 1 << 50]),
+                        CONTENT[: dice.randrange(1, 11)],
+                    ),
+                    Stop(id_, Code.CANCELLED, ""),
+                    Done(id_),
+                    Unknown(id_),
+                    Accept(id_, attempt),
+                    dice.randbytes(dice.randrange(40)),
+                ]
+            ),
+            peer,
+            PeerId(bytes([int(peer)] * 32)),
+        )
+    victim.files.close()
+    outside = [path for path in victim.folder.parent.iterdir() if path != victim.folder]
+    assert outside == []
+    received = [path for path in victim.folder.rglob("*") if path.is_file() and not path.name.endswith(".part.state")]
+    assert sum(path.stat().st_size for path in received) <= 3000 * len(CONTENT)
+    assert all(path.read_bytes() in (CONTENT, b"") or ".part" in str(path) for path in received)
+    assert len(received) > 3
+
+
+def test_attack_66_a_receiver_cannot_have_us_read_our_files_without_end(victim: Victim, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(CONTENT)
+    victim.files.send("mallory", str(tmp_path / "file"))
+    victim.news.wait_for(TransferState.OFFERED)
+    (sent,) = victim.answers(Offer)
+    assert isinstance(sent, Offer)
+    for attempt in range(2000):
+        victim.give(Accept(sent.id, attempt))
+    assert victim.news.wait_for(*OVER).reason == "the receiver begins anew without end"
