@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 from ..exceptions import LocalProtocolError, UnknownPeer
 from ..models import PeerStatus
 from ..sockets.addresses import check_name, parse_target
-from . import book
+from . import book, transfers
 from .book import Entry
-from .commands import COMMANDS, Call, near_names, split_name
+from .commands import COMMANDS, Call, split_name
 from .people import Person
 from .questions import Question
 from .safe import MAX_NICK_SHOWN, shown, width
@@ -92,15 +92,8 @@ def _add(chat: Conversation, arguments: str) -> None:
 
 def _find(chat: Conversation, arguments: str) -> tuple[Person | None, str]:
     """The person a command is about and the rest of the line; says so if there is none."""
-    people = chat.people.labels()
-    name, rest = split_name(arguments, people)
-    person = people.get(name)
-    if person is None:
-        near = near_names(name, people)
-        known = ", ".join(shown(p, MAX_NICK_SHOWN) for p in near or sorted(chat.names())[:8])
-        hint = f"did you mean {known}?" if near else f"there are: {known}" if known else "nobody is here yet"
-        chat.mistake(f"there is nobody called {shown(name, MAX_NICK_SHOWN)}: {hint}. Nothing was done.")
-    return person, rest
+    name, rest = split_name(arguments, chat.people.labels())
+    return chat.find(name), rest
 
 
 def _remove(chat: Conversation, arguments: str) -> None:
@@ -338,6 +331,10 @@ _ANSWERS: Final[dict[str, Callable[[Conversation, str], None]]] = {
     "nick": _nick,
     "block": _block,
     "unblock": _unblock,
+    "send": transfers.send,
+    "accept": transfers.accept,
+    "reject": transfers.reject,
+    "cancel": transfers.cancel,
     "yes": _yes,
     "no": _no,
     "save": _save,

@@ -52,6 +52,7 @@ def add_to(commands: Commands) -> None:
         help="who may connect that you did not add: only people met before, after asking you "
         "(the default on a terminal), or all",
     )
+    parser.add_argument("--downloads", metavar="FOLDER", help="where files you accept go; by default ~/Downloads")
     parser.add_argument("--plain", action="store_true", help="line by line, even on a terminal that can do more")
     parser.set_defaults(run=run)
 
@@ -65,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         "port": arguments.port,
         "config": arguments.config,
         "identity": arguments.identity,
+        "downloads": arguments.downloads,
         "accept": accept,
         "verbose": arguments.verbose,
         "rate": _READ_RATE if sys.stdout.isatty() else None,

@@ -45,6 +45,10 @@ COMMANDS: Final = {
         Command("nick", "<name>", "call yourself something else", ("text",), 1),
         Command("block", "<nick>", "disconnect somebody and never let them in again", ("nick",), 1),
         Command("unblock", "<nick>", "undo it", ("text",), 1),
+        Command("send", "<nick|*> <file>", "offer a file or folder to one, or to all", ("nick", "file"), 2),
+        Command("accept", "[number]", "take the file that is offered", ("text",)),
+        Command("reject", "[number]", "refuse it", ("text",)),
+        Command("cancel", "[number]", "give up a file that is on its way", ("text",)),
         Command("yes", "[nick]", "let somebody in who asks, or answer a question", ("nick",)),
         Command("no", "[nick]", "do not", ("nick",)),
         Command("save", "<file>", "write your peers to a file", ("file",), 1),
@@ -160,6 +164,10 @@ def completions(line: str, names: Iterable[str]) -> tuple[int, list[str], bool]:
         return start, [], True
     if field == "command":
         return start, [name for name in COMMANDS if name.startswith(rest.lower())], False
+    if field == "nick" and command.fields[1:] == ("file",):
+        name, _ = split_name(rest, [*names, "*"])
+        if rest.startswith(f"{name} "):
+            return start + len(name) + 1, [], True
     if field == "nick":
         found = [name for name in names if name.casefold().startswith(rest.casefold())]
         return start, [f"{name} " if len(command.fields) > 1 else name for name in found], False

@@ -14,17 +14,19 @@ from enum import StrEnum
 from typing import Any, Final, Protocol
 
 from ..exceptions import DecodeError, MessageTooBig, QueueFull, SocketClosed, UnknownPeer
+from ..files import Transfer
 from ..models import Address, EventKind, Message, Peer, PeerEvent, PeerId, PeerStatus, Trust
 from ..sockets.addresses import check_name
-from . import answers, letters
+from . import answers, letters, transfers
 from .book import Book, Entry
-from .commands import Call, Mistake, Say, understand
+from .commands import Call, Mistake, Say, near_names, understand
 from .letters import Letter
 from .lines import Kind, Line
 from .people import Patience, People, Person
 from .questions import Question
 from .receipts import Receipt, Sent
 from .safe import MAX_NICK_SHOWN, shown, skeleton
+from .transfers import Files
 
 AWAY: Final = 21.0
 """Seconds for which who was lost still gets what is said to all: he may be back in a moment."""
@@ -70,6 +72,7 @@ class Conversation:
         net: the socket.
         nick: what we are called.
         book: whom we met before.
+        files: file transfers of the socket.
         accept: who may come in.
         addresses: our own, for others to type.
         wall: seconds since the epoch, for the screen.
@@ -83,6 +86,7 @@ class Conversation:
         net: Net,
         nick: str,
         book: Book,
+        files: Files,
         *,
         accept: Accept = Accept.ASK,
         addresses: Callable[[], list[str]] = list,
@@ -94,6 +98,7 @@ class Conversation:
         self.net = net
         self.nick = nick
         self.book = book
+        self.files = files
         self.accept = accept
         self.addresses = addresses
         self.wall = wall
@@ -105,6 +110,10 @@ class Conversation:
         self.odd: Counter[str] = Counter()
         """Messages that were none of a chat, by reason."""
         self.over = False
+        self.bars = False
+        """True if the front end draws :meth:`moving` itself."""
+        self.quarters: dict[int, int] = {}
+        """How far transfers were when it was last told, by number."""
         self.undelivered = 0
         """Messages of ours that failed."""
         self._guard = guard
@@ -211,6 +220,8 @@ class Conversation:
                 if person.patience(self.clock()):
                     self.warn(f"{person.label} is not connected: {status.failure}")
         self._look_at_deliveries()
+        if not self.bars:
+            transfers.tell_quarters(self)
         return self._taken()
 
     def names(self) -> list[str]:
@@ -232,8 +243,13 @@ class Conversation:
         return text + (f", {away} not connected" if away else "")
 
     def moving(self) -> list[str]:
-        """Files on their way, a line for each."""
-        return []
+        """Files on their way, a line for each: clean."""
+        return transfers.bars(self)
+
+    def transferred(self, transfer: Transfer) -> list[Line]:
+        """Something happened to a file on its way."""
+        transfers.changed(self, transfer)
+        return self._taken()
 
     # --- speaking ---
 
@@ -301,8 +317,10 @@ class Conversation:
             self._watched.append(receipt)
 
     def is_settled(self) -> bool:
-        """False while somebody we added is still awaited for the first time."""
+        """False while somebody we added is still awaited for the first time, or a file of ours is on its way."""
         now = self.clock()
+        if transfers.is_busy(self):
+            return False
         return not any(p.ours and not p.is_here and p.gone_at is None and now - p.added < AWAY for p in self.people)
 
     def outstanding(self) -> int:
@@ -423,6 +441,17 @@ class Conversation:
             self.note(f"{person.label} sent what this chat does not understand ({reason}); it is ignored")
 
     # --- names and keys ---
+
+    def find(self, name: str) -> Person | None:
+        """The person who is called so on the screen; says so if there is none."""
+        people = self.people.labels()
+        person = people.get(name)
+        if person is None:
+            near = near_names(name, people)
+            known = ", ".join(shown(p, MAX_NICK_SHOWN) for p in near or sorted(self.names())[:8])
+            hint = f"did you mean {known}?" if near else f"there are: {known}" if known else "nobody is here yet"
+            self.mistake(f"there is nobody called {shown(name, MAX_NICK_SHOWN)}: {hint}. Nothing was done.")
+        return person
 
     def relabel(self) -> None:
         """Decide anew what everybody is called."""
@@ -545,6 +574,14 @@ class Conversation:
     def warn(self, text: str) -> None:
         """Say something that should be known."""
         self._show(Line(Kind.WARNING, text))
+
+    def good(self, text: str) -> None:
+        """Say something that was hoped for."""
+        self._show(Line(Kind.GOOD, text))
+
+    def question(self, text: str) -> None:
+        """Say what a command should answer."""
+        self._show(Line(Kind.QUESTION, text))
 
     def mistake(self, text: str) -> None:
         """Say what was wrong with what was typed."""

@@ -25,6 +25,12 @@ def data_folder() -> str:
     return os.path.join(base if os.path.isabs(base) else os.path.join(home, ".local", "share"), "srmudp")
 
 
+def downloads() -> str:
+    """Where received files go."""
+    usual = os.path.join(os.path.expanduser("~"), "Downloads")
+    return usual if os.path.isdir(usual) else os.path.join(data_folder(), "downloads")
+
+
 def folder_of(nick: str) -> str:
     """The folder of one nick. Different nicks have different folders, also where case does not count."""
     readable = re.sub(r"[^a-z0-9]+", "-", nick.lower()).strip("-")[:32]

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Final
 
 from .. import Address, Config, IdentityError, Message, MultiHolepunchSocket, PeerEvent, PeerId
+from ..files import FileTransfers, Transfer
 from ..sockets.addresses import check_name
 from . import answers, book, places
 from .book import Book
@@ -42,6 +43,7 @@ class Options:
     """What the command line says, with its defaults filled in.
 
     Attributes:
+        downloads: folder that files are received into.
         rate: messages a second that are read of one peer, on average; None means as many as come.
         guard: see :class:`Conversation`.
     """
@@ -52,6 +54,7 @@ class Options:
     identity: str | None = None
     accept: Accept = Accept.ASK
     verbose: bool = False
+    downloads: str | None = None
     rate: float | None = None
     guard: float = 1.0
 
@@ -60,8 +63,15 @@ class Intake:
     """Takes the socket's messages, of each peer no more than can be read. The others wait where they are: flow control
     stops their sender, and nobody else. Nothing is lost. A hook of the socket: called on its hook thread."""
 
-    def __init__(self, put: Callable[[Message], None], rate: float | None, flooded: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        put: Callable[[Message], None],
+        is_other: Callable[[Message], bool],
+        rate: float | None,
+        flooded: Callable[[str], None],
+    ) -> None:
         self._put = put
+        self._is_other = is_other
         self._rate = rate
         self._flooded = flooded
         self._waiting: Counter[str] = Counter()
@@ -76,6 +86,8 @@ class Intake:
         Raises:
             queue.Full: not now; the socket asks again.
         """
+        if self._is_other(message):
+            return
         peer, now = message.peer, monotonic()
         if self._waiting[peer] >= _AHEAD or not self._may(peer, now):
             since = self._stopped.setdefault(peer, now)
@@ -131,23 +143,25 @@ class Session:
         self._lock, identity, book_path = _claim(options)
         try:
             self.book = _open_book(book_path)
-            self._intake = Intake(self._put_message, options.rate, self._flooded)
             self.sock = MultiHolepunchSocket(
                 options.port, name=options.nick, identity=identity, accept=self._accept, config=CONFIG
             )
         except BaseException:
             self._lock.release()
             raise
+        self.files = FileTransfers(self.sock, options.downloads or places.downloads(), on_change=self._on_transfer)
         self.chat = Conversation(
             self.sock,
             options.nick,
             self.book,
+            self.files,
             accept=options.accept,
             addresses=lambda: places.own_addresses(self.sock.port),
             guard=options.guard,
             verbose=options.verbose,
         )
         self.sock.on_event(self._on_event)
+        self._intake = Intake(self._put_message, self.files.handle, options.rate, self._flooded)
         self.sock.register_message_hook(self._intake)
         self.put(self.chat.greeting)
         if options.config is not None:
@@ -176,6 +190,9 @@ class Session:
 
     def _on_event(self, event: PeerEvent) -> None:
         self.put(lambda: self.chat.happened(event))
+
+    def _on_transfer(self, transfer: Transfer) -> None:
+        self.put(lambda: self.chat.transferred(transfer))
 
     def _put_message(self, message: Message) -> None:
         def work() -> list[Line]:
@@ -225,6 +242,7 @@ class Session:
             How many messages were not delivered.
         """
         try:
+            self.files.close()
             self.sock.close(timeout)
             self.chat.tick()
             return self.chat.undelivered

@@ -160,6 +160,7 @@ class Terminal:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        session.chat.bars = True
         self.history = History()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pumping = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from srmudp.chat.book import Book
 from srmudp.chat.conversation import Accept, Conversation
 from srmudp.chat.lines import Line
 from srmudp.crypto.keys import Identity
+from srmudp.files import Transfer, TransferState
 
 HERE = Address("192.0.2.9", 8001)
 
@@ -80,6 +82,36 @@ class FakeNet:
         return " ".join(f"{number:05}" for number in range(12))
 
 
+class FakeFiles:
+    """File transfers that do nothing but remember."""
+
+    def __init__(self) -> None:
+        self.transfers: tuple[Transfer, ...] = ()
+        self.calls: list[tuple[Any, ...]] = []
+
+    def send(self, peer: str, path: str, /) -> Transfer:
+        self.calls.append(("send", peer, path))
+        size = os.stat(path).st_size
+        number = len(self.transfers) + 1
+        transfer = Transfer(
+            number, peer, True, os.path.basename(path), False, 1, size, 0, 0, 0.0, TransferState.PREPARING
+        )
+        self.transfers += (transfer,)
+        return transfer
+
+    def accept(self, number: int, /) -> bool:
+        self.calls.append(("accept", number))
+        return True
+
+    def reject(self, number: int, /) -> bool:
+        self.calls.append(("reject", number))
+        return True
+
+    def cancel(self, number: int, /) -> bool:
+        self.calls.append(("cancel", number))
+        return True
+
+
 class Rig:
     """A conversation, its net and a clock that stands still."""
 
@@ -87,8 +119,9 @@ class Rig:
         self.net = FakeNet()
         self.now = 1000.0
         self.book = book or Book()
+        self.files = FakeFiles()
         self.chat = Conversation(
-            self.net, nick, self.book, accept=accept, wall=lambda: 1.6e9 + self.now, clock=lambda: self.now
+            self.net, nick, self.book, self.files, accept=accept, wall=lambda: 1.6e9 + self.now, clock=lambda: self.now
         )
 
     def type(self, text: str) -> list[str]:

@@ -74,6 +74,9 @@ def test_completion() -> None:
     assert completions("/msg b", names) == (5, ["Bob ", "Ben "], False)
     assert completions("/whois ", names) == (7, names, False)
     assert completions("/load my", names) == (6, [], True)
+    assert completions("/send b", names) == (6, ["Bob ", "Ben "], False)
+    assert completions("/send Bob pho", names) == (10, [], True)
+    assert completions("/send * ", names) == (8, [], True)
     assert completions("/help q", names) == (6, ["quit"], False)
     for line in ("hello b", "//ms", "/frob x", "/list ", "/msg Bob hi"):
         assert completions(line, names)[1:] == ([], False)

@@ -12,6 +12,7 @@ from srmudp import Address, EventKind, PeerEvent, QueueFull, Trust
 from srmudp.chat import letters
 from srmudp.chat.book import Book, Entry
 from srmudp.chat.conversation import Accept
+from srmudp.files import Transfer, TransferState
 
 from .fakes import HERE, Rig, peer_id_of, texts
 
@@ -427,6 +428,56 @@ def test_help() -> None:
     assert any("/msg <nick> <message>" in line for line in rig.type("/help"))
     assert rig.type("/help msg") == ["  /msg <nick> <message>    say something to one alone"]
     assert rig.type("/help xyz")[0].startswith("! there is no /xyz")
+
+
+def test_offering_files(tmp_path: Path) -> None:
+    (tmp_path / "holiday photo.jpg").write_bytes(bytes(123_456))
+    rig = Rig()
+    assert rig.type("/send * x") == ["! nobody is connected: nothing was offered"]
+    rig.meet("Bob")
+    rig.meet("Carol")
+    path = f"{tmp_path}/holiday photo.jpg"
+    assert rig.type(f"/send bob {path}") == ["* offering holiday photo.jpg (123.5 kB) to Bob; /cancel 1 takes it back"]
+    rig.type(f"/send * '{path}'")
+    assert rig.files.calls == [("send", name, path) for name in ("Bob", "Bob", "Carol")]
+    assert rig.type(f"/send Bob {tmp_path}/nothing")[0].endswith("No such file or directory. Nothing was offered.")
+    assert "did you mean Bob?" in rig.type(f"/send Bbo {path}")[0]
+    assert rig.type("/cancel 2") == []
+    assert rig.files.calls[-1] == ("cancel", 2)
+
+
+def test_being_offered_files() -> None:
+    rig = Rig()
+    rig.meet("Bob")
+    assert rig.type("/accept") == ["! nothing is offered to you"]
+    offer = Transfer(7, "Bob", False, "x\x1b[2J.jpg", False, 1, 10**6, 0, 0, 0.0, TransferState.OFFERED)
+    (line,) = texts(rig.chat.transferred(offer))
+    assert line == r"? Bob offers you x\x1b[2J.jpg (1.0 MB). /accept 7 takes it, /reject 7 does not."
+    rig.files.transfers = (offer, replace(offer, number=9))
+    assert rig.type("/accept 8") == ["! there is no 8 among what could be meant; there are: 7, 9"]
+    rig.type("/accept 9")
+    rig.type("/reject")
+    rig.type("/accept bob")
+    assert rig.files.calls == [("accept", 9), ("reject", 7), ("accept", 7)]
+    done = replace(offer, state=TransferState.DONE, path="/tmp/x.jpg")
+    assert texts(rig.chat.transferred(done))[0].endswith("from Bob is there: /tmp/x.jpg")
+    failed = replace(offer, state=TransferState.FAILED, reason="the disk is full")
+    assert texts(rig.chat.transferred(failed))[0].endswith("from Bob: failed (the disk is full)")
+
+
+def test_files_on_their_way() -> None:
+    rig = Rig()
+    rig.meet("Bob")
+    moving = Transfer(1, "Bob", True, "a.iso", False, 1, 2 * 10**8, 10**8, 0, 2e6, TransferState.MOVING)
+    rig.files.transfers = (moving,)
+    assert rig.chat.moving() == ["↑ a.iso to Bob  ████████░░░░░░░░  50 %  2.0 MB/s  0:50 left"]
+    assert texts(rig.chat.tick()) == ["* ↑ a.iso to Bob  ████████░░░░░░░░  50 %  2.0 MB/s  0:50 left"]
+    assert texts(rig.chat.tick()) == []
+    assert not rig.chat.is_settled(), "a script does not leave before its file has arrived"
+    resumed = replace(moving, resumed=10**8, rate=0.0)
+    assert texts(rig.chat.transferred(resumed)) == ["* a.iso (200.0 MB) goes on where it stopped, at 50 %"]
+    rig.files.transfers = (resumed,)
+    assert rig.chat.moving()[0].endswith("50 %  waiting")
 
 
 def test_leaving() -> None:

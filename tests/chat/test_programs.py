@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from srmudp.chat.places import InUse
 from srmudp.chat.session import Options, Session
 
 from ..programs import Program, free_ports
+
+EVERY = bool(os.environ.get("SRMUDP_CHAT_EVERY"))
+"""The long forms of what is tested here."""
 
 
 def start(folder: Path, nick: str, *arguments: str) -> Program:
@@ -35,6 +40,43 @@ def test_a_script_says_something_and_leaves(tmp_path: Path) -> None:
             bot.finish()
         alice.end_of_input()
         alice.finish()
+
+
+def test_a_file_survives_a_killed_sender(tmp_path: Path) -> None:
+    """With SRMUDP_CHAT_EVERY, 200 MB, killed after a quarter; else a small file that is sent twice."""
+    size = 200_000_000 if EVERY else 1_000_000
+    (port,) = free_ports(1)
+    (tmp_path / "peers.json").write_text(json.dumps({"Alice": f"127.0.0.1:{port}"}))
+    block = os.urandom(100_000)
+    with open(tmp_path / "film.mkv", "wb") as file:
+        for number in range(size // len(block)):
+            file.write(number.to_bytes(8, "big") + block[8:])
+    with start(tmp_path, "Alice", "-p", str(port), "--accept", "all", "--downloads", "in") as alice:
+        assert alice.line_with("You are Alice")
+        with start(tmp_path, "Bob", "-c", "peers.json") as bob:
+            bob.type("/send Alice film.mkv")
+            assert "offers you film.mkv" in alice.line_with("? Bob")
+            alice.type("/accept")
+            if EVERY:
+                assert alice.line_with("█")  # the first quarter
+                bob.process.kill()
+                bob.process.wait()
+            else:
+                bob.end_of_input()
+                bob.finish()
+        if EVERY:
+            with start(tmp_path, "Bob", "-c", "peers.json") as bob:
+                bob.type("/send Alice film.mkv")
+                bob.end_of_input()
+                assert alice.line_with("goes on where it stopped")
+                bob.finish()
+        assert "film.mkv" in alice.line_with("from Bob is there: ")
+        alice.end_of_input()
+        alice.finish()
+    with open(tmp_path / "film.mkv", "rb") as sent, open(tmp_path / "in" / "film.mkv", "rb") as received:
+        digests = {hashlib.file_digest(file, "sha256").digest() for file in (sent, received)}
+    assert len(digests) == 1
+    assert os.listdir(tmp_path / "in") == ["film.mkv"]
 
 
 def test_an_identity_belongs_to_one_chat_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
