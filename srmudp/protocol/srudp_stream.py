@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict, deque
+from itertools import islice
 from math import inf
 from typing import Final, NamedTuple
 
@@ -35,6 +36,8 @@ BACK_OFF: Final = 0.7
 LEAST_TIMEOUT: Final = 0.06
 """Seconds without an acknowledgement before the oldest packet is repeated."""
 FIRST_TIMEOUT: Final = 0.3
+MOST_REPEATED: Final = 16
+"""Packets repeated at once."""
 LARGEST_TIMEOUT: Final = 3.0
 RESEND_SPACING: Final = 0.02
 """Seconds in which a packet is not asked for twice with effect."""
@@ -321,8 +324,10 @@ class OldSendHalf:
             return None
         self._timeouts += 1
         self._on_loss()
-        self._asked[next(iter(self._flight))] = None
-        self._asked.move_to_end(next(iter(self._flight)), last=False)
+        # Where duplicates are not acknowledged, the oldest may long be there, and another one be what is missing.
+        count = min(MOST_REPEATED, 4 ** (self._timeouts - 1)) if self._probes else 1
+        for sequence in islice(self._flight, count):
+            self._asked[sequence] = None
         if self._probes:
             newest = next(reversed(self._flight.values()))
             if newest.data or newest.control != CONTROL_PSH:  # one of these is enough

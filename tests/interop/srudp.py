@@ -307,8 +307,8 @@ def main() -> int:
                 print(f"{what}: FAILED: {error}", flush=True)
             else:
                 passed += 1
-                rate = run.size / MIB / max(took["deliver"], took["receive"])
-                print(f"{what}: connected in {took['connect']:.1f} s, {rate:.2f} MiB/s each way", flush=True)
+                there, here = (run.size / MIB / took[part] for part in ("deliver", "receive"))
+                print(f"{what}: connected in {took['connect']:.1f} s, {there:.2f} MiB/s there, {here:.2f} back", flush=True)
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
 
