@@ -308,7 +308,10 @@ def main() -> int:
             else:
                 passed += 1
                 there, here = (run.size / MIB / took[part] for part in ("deliver", "receive"))
-                print(f"{what}: connected in {took['connect']:.1f} s, {there:.2f} MiB/s there, {here:.2f} back", flush=True)
+                print(
+                    f"{what}: connected in {took['connect']:.1f} s, {there:.2f} MiB/s there, {here:.2f} back",
+                    flush=True,
+                )
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
 
