@@ -346,6 +346,14 @@ class Endpoint:
         if peer is None:
             if len(self._registry) >= self.config.max_peers:
                 raise ValueError(f"a socket holds at most {self.config.max_peers} peers (Config.max_peers)")
+            for address in addresses:
+                other = self._registry.old.get(address)
+                if other is not None and not other.lingering:
+                    raise ValueError(
+                        f"{name!r} and {other.name!r} have one address, and {wire} tells peers by nothing else"
+                    )
+                if other is not None:
+                    self.finish_removal(other, now)  # a program at an address has one session
             peer = OldPeer(self, name, now, Dialect(wire))
             self._registry.add(peer)
         elif not (isinstance(peer, OldPeer) and peer.dialect == wire):

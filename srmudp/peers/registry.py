@@ -112,6 +112,9 @@ class Registry:
     def _unfile(self, peer: Peer) -> None:
         if isinstance(peer, OldPeer):
             self.old = {address: other for address, other in self.old.items() if other is not peer}
+            for other in self._peers.values():
+                if isinstance(other, OldPeer) and other is not peer:
+                    self._file(other)  # it may have waited for one of the addresses
             return
         _take_out(self._at, peer.addresses, peer)
         _take_out(self._near, dict.fromkeys(address.host for address in peer.addresses), peer)

@@ -49,6 +49,10 @@ GOODBYES: Final = 3
 """FIN packets at the end: nobody would repeat a lost one."""
 LATE: Final = 0.1
 """Seconds after a FIN in which what it overtook is still taken."""
+DOUBTFUL: Final = 1.0
+"""Seconds of silence after which a punch is believed to be that of a restarted program."""
+HOLD: Final = 0.5
+"""Seconds in which such a program is sent nothing but a handshake: anything else would end its ``connect``."""
 REMEMBERED_BROADCASTS: Final = 1024
 """Broadcasts that are known again, should somebody send a copy of one."""
 
@@ -124,6 +128,7 @@ class OldConnection:
         self._untaken_broadcasts = 0
         self._out: deque[bytes] = deque()
         self._heard_at = self._pinged_at = -inf
+        self._hold_until = -inf
         self._ending: tuple[float, str] | None = None
         self.established = False
         """True between CONNECTED and ENDED."""
@@ -319,6 +324,8 @@ class OldConnection:
         if self._handshake.is_over and handshake.stage is Stage.PUNCH:
             # Perhaps its program was restarted. Only keys agreed on anew end the session that is.
             self._handshake = self._new_handshake()
+            if now >= self._heard_at + DOUBTFUL:
+                self._hold_until = now + HOLD
         self._handshake.on_stage(handshake, now)
         self._on_agreed(now)
         self._flush_opening()
@@ -443,11 +450,17 @@ class OldConnection:
         elif self._probing is not None:
             times += [self._probing.next_timer(), self._probing_since + LIFETIME, self.sending.next_expiry()]
         else:
-            times += [self._heard_at + self._timeout, self._pinged_at + self._span]
-            times += [self.sending.next_timer(), self.receiving.next_timer()]
-            stuck = self.receiving.stuck_since()
-            times.append(None if stuck is None else stuck + self._timeout)
+            times.append(max(self._hold_until, self._session_timer()))
         return min((when for when in times if when is not None), default=None)
+
+    def _session_timer(self) -> float:
+        stuck = self.receiving.stuck_since()
+        times = (
+            *(self._heard_at + self._timeout, self._pinged_at + self._span),
+            *(self.sending.next_timer(), self.receiving.next_timer()),
+            None if stuck is None else stuck + self._timeout,
+        )
+        return min(when for when in times if when is not None)
 
     def on_timer(self, now: float) -> None:
         """Time has passed."""
@@ -464,7 +477,8 @@ class OldConnection:
         elif self._probing is not None:
             self._on_probing_timer(now)
         elif self._envelope is not None:
-            self._on_session_timer(now)
+            if now >= self._hold_until:
+                self._on_session_timer(now)
         else:
             self._send(self.sending.on_timer(now), now)
         self._flush_opening()
@@ -500,13 +514,14 @@ class OldConnection:
 
     def is_idle(self, now: float) -> bool:
         """True if nothing waits to be sent."""
-        return not self._out and not (
-            self.established and self._ending is None and (self._broadcasts or not self.sending.is_idle())
-        )
+        return not self._out and not (self._may_talk(now) and (self._broadcasts or not self.sending.is_idle()))
+
+    def _may_talk(self, now: float) -> bool:
+        return self.established and self._ending is None and now >= self._hold_until
 
     def poll_transmit(self, now: float) -> bytes | None:
         """The next datagram."""
-        if not self._out and self.established and self._ending is None:
+        if not self._out and self._may_talk(now):
             self._produce(now)
         if not self._out:
             return None

@@ -137,7 +137,9 @@ class Face:
         """
         statuses = self._engine.statuses()
         check_known((name,), statuses)
-        peer_id = statuses[name].peer_id
+        peer_id, wire = statuses[name].peer_id, statuses[name].wire
+        if wire != "native":
+            raise LocalProtocolError(f"{name!r} speaks {wire}, in which nobody proves a key")
         if peer_id is None:
             raise LocalProtocolError(f"{name!r} has not proven a key yet; wait_connected({name!r}) first")
         return verification_code(self.peer_id, peer_id)

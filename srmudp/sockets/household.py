@@ -266,6 +266,8 @@ class Household(Generic[D]):
         """Pin ``name`` to ``peer_id`` or to the key it has."""
         if peer_id is None:
             statuses = self.endpoint.statuses(now)
+            if name in statuses and statuses[name].wire != "native":
+                raise LocalProtocolError(f"{name!r} speaks {statuses[name].wire}, in which nobody proves a key")
             if name in statuses and statuses[name].peer_id is None:
                 raise LocalProtocolError(f"{name!r} has not proven a key yet; wait_connected({name!r}) first")
         self.endpoint.trust(name, peer_id, now)

@@ -313,6 +313,22 @@ def test_a_restart_of_the_old_program_is_noticed(dialect: Dialect) -> None:
 
 
 @both
+def test_what_is_sent_again_does_not_meet_a_restarted_program(dialect: Dialect) -> None:
+    """Anything but a handshake would end its ``connect``; so while a punch was heard the old session is silent."""
+    net, a, _, node = connected(dialect)
+    node.detach()
+    send(a, "old", bytes(20_000))
+    net.run(1.5)
+    repetition = peer_of(a, "old").connection.sending.next_timer()
+    assert repetition is not None
+    net.run(repetition - net.now - 0.03)
+    again = attach(net, "old", THERE, dialect, to=a.address).node
+    until(net, lambda: again.messages or again.died, 20)
+    assert again.died is None
+    assert again.messages == [bytes(20_000)]
+
+
+@both
 def test_forged_datagrams_do_nothing(dialect: Dialect) -> None:
     """Attacks 6, 10 and 53, on the old wire: from the peer's own address, in every stage."""
     junk = [b"\0", b"\4", b"#" * 1472, report(1472), report(1040), bytes(100), b"\xff" * 100, b"\3" + bytes(50), b"\2+"]
@@ -489,6 +505,51 @@ def test_adding_says_what_does_not_go_together() -> None:
     a.do(a.node.add_peer, "native", [Address(THERE, 2)], None)
     with pytest.raises(ValueError, match="another wire"):
         a.do(a.node.add_peer, "native", [Address(THERE, 2)], None, wire="srudp")
+
+
+def test_an_address_belongs_to_one_peer() -> None:
+    net, a, old, node = connected(Dialect.SRUDP)
+    with pytest.raises(ValueError, match="one address"):
+        a.do(a.node.add_peer, "twin", [Address(THERE, PORT)], None, wire="srudp")
+    send(a, "old", bytes(1_000_000))
+    a.do(a.node.remove_peer, "old")  # what is queued is still brought home
+    assert not old.closed
+    a.do(a.node.add_peer, "successor", [Address(THERE, PORT)], None, wire="srudp")
+    net.run(1)
+    assert old.closed
+    node.detach()
+    again = attach(net, "old", THERE, Dialect.SRUDP, to=a.address)
+    until(net, lambda: status(a, "successor").established and again.node.established)
+    a.do(a.node.set_addresses, "successor", [Address(THERE, PORT), Address("10.0.0.77", 1)])
+    send(a, "successor", b"still there")
+    until(net, lambda: again.node.messages == [b"still there"])
+
+
+@both
+def test_an_interrupted_call_costs_the_session_and_no_message(dialect: Dialect) -> None:
+    net, a, _, node = connected(dialect)
+    token = send(a, "old", bytes(50_000))
+    a.node._at_work = peer_of(a, "old")
+    a.do(a.node.handle_interrupted)
+    assert events(a, EventKind.LOST)
+    node.detach()
+    net.run(0.1)  # what is on its way would end the handshake of the next one
+    again = attach(net, "old", THERE, dialect, to=a.address)
+    until(net, lambda: settled(a, token) is not None, 30)
+    assert again.node.messages == [bytes(50_000)]
+
+
+@both
+def test_sleep_ends_a_session_that_the_other_end_has_given_up(dialect: Dialect) -> None:
+    net, a, _, node = connected(dialect)
+    net.run(1)
+    a.do(a.node.handle_resumed, 5.0)
+    assert status(a, "old").established
+    a.do(a.node.handle_resumed, 60.0)
+    assert status(a, "old").state is PeerState.LOST
+    node.detach()
+    attach(net, "old", THERE, dialect, to=a.address)
+    until(net, lambda: status(a, "old").established, 5)
 
 
 def test_on_loopback_datagrams_may_come_from_another_port() -> None:

@@ -528,3 +528,21 @@ def test_close_under_fire(pair: tuple[MultiHolepunchSocket, MultiHolepunchSocket
     finally:
         stop.set()
         thread.join()
+
+
+def test_the_wire_of_a_peer() -> None:
+    with MultiHolepunchSocket(host="127.0.0.1", wire="srudp") as sock:
+        sock.add_peer("old", "127.0.0.1:9")
+        sock.add_peer("older", Peer("127.0.0.1:10", wire="srmudp-0.0.4"))
+        sock.add_peers({"new": "127.0.0.1:11"}, wire="native")
+        wires = {name: status.wire for name, status in sock.connections_status.items()}
+        assert wires == {"old": "srudp", "older": "srmudp-0.0.4", "new": "native"}
+        for call in (sock.trust, sock.verification_code):
+            with pytest.raises(LocalProtocolError, match="nobody proves a key"):
+                call("old")
+        with pytest.raises(ValueError, match="already added with the wire"):
+            sock.add_peer("old", "127.0.0.1:12", wire="native")
+        with pytest.raises(ValueError, match="wire must be one of"):
+            sock.add_peer("x", "127.0.0.1:12", wire="tcp")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="wire must be one of"):
+        MultiHolepunchSocket(host="127.0.0.1", wire="quic")  # type: ignore[arg-type]
