@@ -35,6 +35,9 @@ T = TypeVar("T")
 
 log = logging.getLogger("srmudp.sockets")
 
+running = asyncio._get_running_loop
+"""The loop that runs on this thread, or None."""
+
 _HOLD = 0.005
 """Seconds one callback works at most, but for the batch it is at."""
 _BURST = 64
@@ -131,8 +134,8 @@ class Driver:
         Raises:
             LocalProtocolError: this is another loop, thread or process.
         """
-        self.check_process()
-        if asyncio.get_running_loop() is not self.loop:
+        if running() is not self.loop:  # it is nobody's in a child after fork()
+            self.check_process()
             raise LocalProtocolError("this socket belongs to another event loop, which runs no more; make a new one")
 
     def run(self, work: Callable[Concatenate[float, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -144,6 +147,10 @@ class Driver:
             LocalProtocolError: in a child process, or on another thread.
         """
         self.check_process()
+        return self.run_checked(work, *args, **kwargs)
+
+    def run_checked(self, work: Callable[Concatenate[float, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As :meth:`run`, right after :meth:`check_loop`."""
         if self._busy:
             raise Reentered
         try:

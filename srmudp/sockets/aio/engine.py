@@ -276,18 +276,18 @@ class Engine:
         if driver.is_crowded:
             await asyncio.sleep(0)
         if isinstance(recipient, str):
-            delivery = driver.run(house.send_one, recipient, letter)
+            delivery = driver.run_checked(house.send_one, recipient, letter)
             if delivery is not None:
                 return delivery
             names, delivery = [recipient], Delivery()
         else:
-            names, left_out = driver.run(house.address, recipient)
+            names, left_out = driver.run_checked(house.address, recipient)
             delivery = Delivery(left_out)
         timeout = self.timeout if timeout is None else timeout
         waiting: list[str] = []
         failure = Failure.QUEUE_FULL
         try:
-            driver.run(house.queue_some, delivery, names, waiting, letter)
+            driver.run_checked(house.queue_some, delivery, names, waiting, letter)
             if waiting and timeout > 0:
                 attempt = functools.partial(house.queue_waiting, delivery=delivery, waiting=waiting, letter=letter)
                 await driver.wait_until(attempt, (ROOM,), _deadline(timeout))
@@ -319,7 +319,7 @@ class Engine:
         # Nothing is waited for from here on: a task that is cancelled has not taken it.
         message, arrived = letter
         try:
-            driver.run(self.house.taken, arrived)
+            driver.run_checked(self.house.taken, arrived)
         except SocketClosed:
             return None
         except BaseException:  # Ctrl-C: the program never saw it
