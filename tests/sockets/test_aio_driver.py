@@ -10,6 +10,7 @@ import pytest
 
 from srmudp.exceptions import LocalProtocolError
 from srmudp.sockets.aio import driver as module
+from srmudp.transports.base import Batch
 from tests.loops import BOB, in_loop, new_rig, reach, turns
 
 from .fakes import contents
@@ -19,9 +20,8 @@ from .fakes import contents
 async def test_reading_goes_on_though_the_descriptor_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BURST", 4)
     async with new_rig() as rig:
-        rig.transport.arrive(*[b"M%d:x" % n for n in range(1, 11)], source=BOB)
-        rig.transport.reader.recv(100)
-        rig.transport.writer.send(b"y")
+        rig.transport.incoming.extend(Batch(b"M%d:x" % n, 4, BOB) for n in range(1, 11))
+        rig.engine.driver._on_readable()
         got = [await rig.engine.receive(5) for _ in range(10)]
         assert len(contents(got)) == 10
         assert rig.endpoint.calls.count(("burst_end",)) == 1
@@ -146,21 +146,19 @@ async def test_a_call_on_top_of_the_endpoint_is_refused() -> None:
 
 
 class Job:
-    """Notes on which thread it runs."""
+    """Notes on which thread it runs, and runs until ``gate`` is open."""
 
-    def __init__(self, running: list[Job], fault: Exception | None = None) -> None:
+    def __init__(self, running: list[Job], gate: threading.Event, fault: Exception | None = None) -> None:
         self.fault = fault
         self.running = running
-        self.most = 0
+        self.gate = gate
         self.thread: int | None = None
         self.finished = False
 
     def run(self) -> None:
         self.running.append(self)
-        self.most = len(self.running)
         self.thread = threading.get_ident()
-        time.sleep(0.002)
-        self.running.remove(self)
+        assert self.gate.wait(5)
         if self.fault is not None:
             raise self.fault
 
@@ -173,19 +171,24 @@ class Job:
 async def test_key_agreement_runs_in_the_executor_two_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
     async with new_rig() as rig:
         running: list[Job] = []
-        jobs = [Job(running) for _ in range(6)]
-        bad = Job(running, ValueError("on purpose"))
+        gate = threading.Event()
+        jobs = [Job(running, gate) for _ in range(6)]
+        bad = Job(running, gate, ValueError("on purpose"))
         rig.engine.driver.run(lambda now: rig.endpoint.jobs.extend([*jobs[:3], bad, *jobs[3:]]))
+        await turns()
+        assert len(rig.endpoint.jobs) == 5, "two are at work, the others wait"
+        await reach(lambda: len(running) == 2)
+        gate.set()
         await reach(lambda: all(job.finished for job in jobs))
-        assert max(job.most for job in jobs) <= 2
         assert rig.engine.drops()["internal_error"] == 1
         assert not bad.finished
-        left = Job(running)
+        gate.clear()
+        left = Job(running, gate)
         rig.engine.driver.run(lambda now: rig.endpoint.jobs.append(left))
-        await turns(2)
+        await reach(lambda: left.thread)
         rig.engine.release()
-        await asyncio.sleep(0.01)
-        assert left.thread is not None
+        gate.set()
+        await asyncio.sleep(0.005)
         assert not left.finished, "the socket is closed"
 
 
@@ -193,7 +196,7 @@ async def test_key_agreement_runs_in_the_executor_two_at_a_time(caplog: pytest.L
 async def test_an_executor_that_is_shut_down_is_not_the_end() -> None:
     async with new_rig() as rig:
         await asyncio.get_running_loop().shutdown_default_executor()
-        rig.engine.driver.run(lambda now: rig.endpoint.jobs.append(Job([])))
+        rig.engine.driver.run(lambda now: rig.endpoint.jobs.append(Job([], threading.Event())))
         await turns()
         assert rig.engine.drops()["no_executor"] == 1
         await rig.send()

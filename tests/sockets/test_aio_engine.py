@@ -125,6 +125,7 @@ async def test_what_the_system_does_not_take_waits_for_the_writer() -> None:
         rig.transport.accept = 1000
         await reach(lambda: len(rig.transport.sent) == 3)
         assert rig.transport.sent == [b"M1:abcd", b"ef", b"M2:second"]
+        assert not asyncio.get_running_loop().remove_writer(rig.transport.fileno()), "it is not watched any more"
 
 
 # --- receiving ---
@@ -142,6 +143,12 @@ async def test_receive_takes() -> None:
         assert await rig.engine.receive(0) is None
         assert await rig.engine.receive(0.001) is None
         assert not rig.engine.inbox._waiting
+        task = asyncio.create_task(rig.engine.receive(60.0))
+        await turns()
+        rig.emit(arrived(b"2"))
+        await task
+        timers = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+        assert not [timer for timer in timers if not timer.cancelled() and "Waiter" in repr(timer)]
 
 
 @in_loop
@@ -222,6 +229,7 @@ async def test_closing_from_several_tasks_one_in_a_hurry_and_one_cancelled() -> 
         assert rig.transport.closed
         done, _ = await asyncio.wait(tasks, timeout=5)
         assert [task.cancelled() for task in tasks] == [True, False, False]
+        assert [task.exception() for task in tasks[1:]] == [None, None]
         assert len(done) == 3
 
 
@@ -263,6 +271,28 @@ async def test_a_waiting_send_ends_with_the_socket() -> None:
         with pytest.raises(SocketClosed):
             await tasks[0]
         assert (await tasks[1]).failed["bob"] == Failure.CLOSED.value
+
+
+@in_loop
+async def test_what_waits_ends_when_closing_begins_and_not_when_all_is_delivered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with new_rig() as rig:
+        rig.engine.add({"carol": Target(peer_id=peer_id_of("carol"))})
+        rig.engine.hooks.add_event_hook(lambda event: None)
+        rig.endpoint.full = {"bob"}
+        await rig.send(to="eve")
+        sending = asyncio.create_task(rig.send(timeout=30))
+        connecting = asyncio.create_task(rig.engine.wait_connected(None, None))
+        await turns()
+        closing = asyncio.create_task(rig.engine.close_gently(30.0))
+        with pytest.raises(SocketClosed):
+            await asyncio.wait_for(sending, 5)
+        assert await asyncio.wait_for(connecting, 5) is False
+        assert not closing.done()
+        rig.transport.arrive(b"T1", source=EVE)
+        await asyncio.wait_for(closing, 5)
+        assert "is cancelled" not in caplog.text, "no hook was at work"
 
 
 @in_loop
@@ -347,6 +377,9 @@ async def test_a_look_up_that_takes_long_does_not_hold_up_close() -> None:
         await turns()
         async with asyncio.timeout(5):
             await rig.engine.close_gently(0)
+        task = rig.engine.resolver._task
+        assert task is not None
+        assert task.done()
 
 
 @in_loop
