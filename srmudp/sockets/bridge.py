@@ -14,6 +14,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from ..exceptions import SocketClosed
@@ -79,6 +80,7 @@ class Bridge:
         self._line = line
         self._thread = threading.Thread(target=self._run, name="srmudp-stream", daemon=True)
         self._thread.start()
+        line.before_close = self.finish
         line.after_round = self.after_round
         self.after_round()
 
@@ -179,11 +181,17 @@ class Bridge:
         self._closing = True
 
     def finish(self, limit: float) -> None:
-        """After that: wait at most ``limit`` seconds until all of what was written is on its way."""
-        self._wake()
+        """Wait at most ``limit`` seconds until all of what was written is on its way."""
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is None or thread is threading.current_thread():
+            return
+        if self._closing:
+            self._wake()
             thread.join(max(0.0, limit))
+            return
+        deadline = monotonic() + limit
+        while not self.is_drained and not self._given_up and monotonic() < deadline:
+            self._drained.wait(0.01)
 
     def _pump(self, line: Line) -> None:
         while not self._write_ended:

@@ -62,6 +62,8 @@ class Line(Engine):
         """Called on the hook thread with each broadcast; False if it is for the reader after all."""
         self.after_round: Callable[[], None] | None = None
         """Called without the lock whenever there may be something to read, room to send, or the end may have come."""
+        self.before_close: Callable[[float], None] | None = None
+        """Called with the seconds left when the line is to be closed: the last moment to send what waits elsewhere."""
         self._is_stream = is_stream
         self._amid = False  # more of the stream's last call follows
         self._left: deque[Letter] = deque()  # what had come and was not read when the line ended
@@ -189,6 +191,13 @@ class Line(Engine):
         return True
 
     # --- the rest ---
+
+    def close(self, timeout: float | None = None) -> None:
+        """As of any engine; flushed is what has reached the other machine, though nobody has taken it there."""
+        deadline = monotonic() + (self.timeout if timeout is None else timeout)
+        if self.before_close is not None and not self.is_foreign and not self.closing:
+            self.before_close(max(0.0, deadline - monotonic()))
+        super().close(max(0.0, deadline - monotonic()))
 
     @property
     def status(self) -> PeerStatus | None:

@@ -699,6 +699,7 @@ def _pair(address: tuple[Any, ...] | None) -> tuple[str, int]:
 
 
 def _bring_home(line: Line, bridge: Bridge, timeout: float) -> None:
-    bridge.finish(timeout)
-    line.close(timeout)
-    bridge.release()
+    try:
+        line.close(timeout)
+    finally:
+        bridge.release()

@@ -127,6 +127,9 @@ class StreamEnd:
                 self._check_writable()
                 if self._bridged:
                     self._bridge.wait_drained()
+                if len(data) < PIECE:
+                    self._line.push(_whole(data))
+                    return
                 for pieces in _pieces(data):
                     self._line.push_all(pieces)
             finally:
@@ -176,12 +179,16 @@ class StreamEnd:
             raise ConnectionAbortedError("disconnected")
 
 
+def _whole(data: memoryview) -> bytes:
+    whole = data.obj
+    return whole if type(whole) is bytes and len(whole) == len(data) else data.tobytes()
+
+
 def _pieces(data: memoryview) -> Iterator[deque[bytes]]:
     """``data`` in messages, several together. All but the last message have the length that says so."""
     size = len(data)
     if size < PIECE:
-        whole = data.obj
-        yield deque((whole if type(whole) is bytes and len(whole) == size else data.tobytes(),))
+        yield deque((_whole(data),))
         return
     start = 0
     while start < size:

@@ -7,11 +7,13 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
 from srmudp import Config
-from tests.sockets.pairs import DEADLINE, FAMILIES, Maker, Pair, free_port, make
+from tests.programs import Program
+from tests.sockets.pairs import DEADLINE, FAMILIES, Maker, Pair, free_port, make, read
 
 __all__ = ["make"]
 
@@ -133,3 +135,28 @@ def test_the_calls_of_the_loop_for_sockets(make: Maker) -> None:
         assert buffer.startswith(b"there")
 
     run(scene)
+
+
+WRITER = """
+import asyncio, sys
+from srmudp import Config, SecureReliableSocket
+
+async def main():
+    sock = SecureReliableSocket(config=Config(send_queue=200_000))
+    await asyncio.to_thread(sock.connect, ("127.0.0.1", int(sys.argv[1])))
+    _, writer = await asyncio.open_connection(sock=sock)
+    writer.write(bytes(1_000_000))
+    writer.close()
+    await writer.wait_closed()
+
+asyncio.run(main())
+"""
+
+
+def test_what_was_written_arrives_though_the_program_ends_at_once(make: Maker, tmp_path: Path) -> None:
+    sock, port = make(), free_port()
+    with Program(["-c", WRITER, str(port)], tmp_path) as program:
+        sock.connect(("127.0.0.1", port))
+        assert read(sock, 1_000_000) == bytes(1_000_000)
+        assert sock.recv(1) == b""
+        assert program.finish() == ""
