@@ -28,9 +28,9 @@ LEASE: Final = 4.0
 """Seconds a reader promises at most, and then anew. Also how long the socket goes unread should it vanish."""
 GRACE: Final = 0.003
 """Seconds that a reader who has got its message may be away: to handle it, to answer, and to come back."""
-STEP: Final = 0.008
+STEP: Final = 0.005
 """Seconds between looks of the receiver thread while readers come and go all the time, and so the longest that the
-socket goes unread when the last one has gone."""
+socket goes unread when the last one has gone. As long as an acknowledgement may wait: it is not late for one."""
 _STILL: Final = 4
 """Looks at a reader that stays before the receiver thread sleeps for longer. Being woken costs as much as two looks."""
 
