@@ -47,8 +47,8 @@ class Unavailable(RuntimeError):
     """The package cannot be installed here."""
 
 
-def package_directory(wire: Wire) -> Path:
-    """Where the package of this wire is, installed now if need be.
+def package_directory(wire: Wire, timeout: float = INSTALL_TIMEOUT) -> Path:
+    """Where the package of this wire is, installed now if need be, in at most ``timeout`` seconds.
 
     Raises:
         Unavailable: it cannot be; the text says why.
@@ -63,9 +63,7 @@ def package_directory(wire: Wire) -> Path:
     with tempfile.TemporaryDirectory(dir=cache) as made:
         target = Path(made) / "packages"
         try:
-            subprocess.run(
-                [*command, str(target), *PACKAGES[wire]], check=True, capture_output=True, timeout=INSTALL_TIMEOUT
-            )
+            subprocess.run([*command, str(target), *PACKAGES[wire]], check=True, capture_output=True, timeout=timeout)
         except (OSError, subprocess.SubprocessError) as error:
             told = getattr(error, "stderr", None) or b""
             raise Unavailable(f"{PACKAGES[wire][0]} cannot be installed: {error} {told[-300:]!r}") from error
@@ -230,6 +228,9 @@ def _talk(
     connected = time.monotonic()
     here, there = random.Random(run.seed + 1).randbytes(run.size), random.Random(run.seed + 2).randbytes(run.size)
     delivery = sock.send(here, "old")
+    delivered: list[float] = []
+    waiter = threading.Thread(target=lambda: delivered.extend([time.monotonic()] * delivery.wait(timeout)), daemon=True)
+    waiter.start()
     old.tell(f"send {run.seed + 2} {run.size}")
     digest, total = hashlib.sha256(), 0
     while total < run.size:
@@ -240,11 +241,11 @@ def _talk(
         total += len(message.content)
     assert (total, digest.digest()) == (run.size, hashlib.sha256(there).digest()), "received something else"
     received = time.monotonic()
-    assert delivery.wait(max(0.0, connected + timeout - time.monotonic())), "not delivered"
+    waiter.join()
+    assert delivered, "not delivered"
     while (said := old.wait("received", timeout))["total"] < run.size:
         pass
     assert said == {"what": "received", "total": run.size, "sha256": hashlib.sha256(here).hexdigest()}
-    delivered = time.monotonic()
     if run.wire == "srudp" and not run.loss:
         sock.send(b"to everyone", "old", reliable=False)
         assert old.wait("broadcast", 5)["text"] == "to everyone"
@@ -264,7 +265,7 @@ def _talk(
         closed = old.wait("closed", 10)
         # srmudp 0.0.4 ends its thread at a FIN and goes on saying that it is open.
         assert closed["by_peer"] or run.wire != "srudp", "our close was not noticed"
-    return {"connect": connected - began, "receive": received - connected, "deliver": delivered - connected}
+    return {"connect": connected - began, "receive": received - connected, "deliver": delivered[0] - connected}
 
 
 def runs_of(wire: Wire, count: int, size: int, loss: float | None, seed: int) -> Iterator[Run]:
