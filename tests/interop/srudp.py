@@ -229,7 +229,12 @@ def _talk(
     here, there = random.Random(run.seed + 1).randbytes(run.size), random.Random(run.seed + 2).randbytes(run.size)
     delivery = sock.send(here, "old")
     delivered: list[float] = []
-    waiter = threading.Thread(target=lambda: delivered.extend([time.monotonic()] * delivery.wait(timeout)), daemon=True)
+
+    def wait() -> None:
+        if delivery.wait(timeout):
+            delivered.append(time.monotonic())
+
+    waiter = threading.Thread(target=wait, daemon=True)
     waiter.start()
     old.tell(f"send {run.seed + 2} {run.size}")
     digest, total = hashlib.sha256(), 0
