@@ -36,6 +36,8 @@ MAX_QUESTIONS: Final = 16
 MAX_WATCHED: Final = 5000
 """Messages of ours whose delivery is watched at a time."""
 _WATCHED_AT_ONCE: Final = 500
+_LATE: Final = 30.0
+"""Seconds after an answer for which another ``y`` is meant for the question, not for everybody."""
 
 
 class Accept(StrEnum):
@@ -117,6 +119,7 @@ class Conversation:
         self.undelivered = 0
         """Messages of ours that failed."""
         self._guard = guard
+        self._answered = -_LATE
         self._lines: list[Line] = []
         self._watched: deque[Receipt] = deque()
         self._odd_patience = Patience(3, 60.0)
@@ -126,6 +129,7 @@ class Conversation:
     def greeting(self) -> list[Line]:
         """The first lines: who we are, and what another one has to type."""
         answers.introduce(self)
+        self.reply("Type to talk to everybody who is here; /help lists what else there is.")
         return self._taken()
 
     def typed(self, text: str) -> list[Line]:
@@ -337,12 +341,18 @@ class Conversation:
     def answer(self, yes: bool, question: Question) -> None:
         """The user decided."""
         self.questions.remove(question)
+        self._answered = self.clock()
         question.answer(yes)
 
     def _is_answer(self, text: str) -> bool:
         word = text.strip().lower()
-        if not self.questions or word not in ("y", "yes", "n", "no"):
+        if word not in ("y", "yes", "n", "no"):
             return False
+        if not self.questions:
+            if len(word) > 1 or self.clock() - self._answered > _LATE:
+                return False
+            self.mistake(f"not sent: there is no question any more. To say it all the same: /say {word}")
+            return True
         question = self.questions[0]
         if question.risky and self.clock() - question.asked < self._guard:
             about = shown(question.about, MAX_NICK_SHOWN)

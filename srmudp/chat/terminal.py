@@ -206,10 +206,7 @@ class Terminal:
         return [("", text)]
 
     def _moving(self) -> StyleAndTextTuples:
-        fragments: StyleAndTextTuples = []
-        for text in self.session.chat.moving():
-            fragments += [("class:note", f" {shown(text, 200)}\n")]
-        return fragments
+        return [("class:note", "\n".join(f" {shown(text, 200)}" for text in self.session.chat.moving()))]
 
     def _prompt(self) -> StyleAndTextTuples:
         if self.session.chat.questions:

@@ -411,13 +411,26 @@ def test_a_broken_file_changes_nothing(tmp_path: Path) -> None:
     assert rig.chat.names() == []
 
 
+def test_a_second_answer_is_not_a_message() -> None:
+    rig = Rig()
+    rig.meet("Bob")
+    rig.chat.ask_about(peer_id_of("Eve"), "Eve", HERE)
+    rig.now += 5
+    rig.type("y")
+    assert rig.type("y") == ["! not sent: there is no question any more. To say it all the same: /say y"]
+    assert rig.type("/say y") == ["you: y"]
+    rig.now += 60
+    assert rig.type("y") == ["you: y"]
+    assert rig.said() == [("y", ("Bob",))] * 2
+
+
 def test_the_list_and_the_greeting_show_our_own_addresses() -> None:
     rig = Rig()
     rig.chat.addresses = lambda: ["192.0.2.1:8000", "[2001:db8::1]:8000"]
     greeting = texts(rig.chat.greeting())
     assert any("/add Alice 192.0.2.1:8000" in line for line in greeting)
     assert any("/add Alice [2001:db8::1]:8000" in line for line in greeting)
-    assert rig.type("/list") == [*greeting, "  Nobody is here yet."]
+    assert rig.type("/list") == [*greeting[:-1], "  Nobody is here yet."]
     rig.meet("Bob")
     row = rig.type("/list")[-1].split()
     assert row == ["Bob", "connected", "192.0.2.9:8001", "12.0", "ms", "key", peer_id_of("Bob").tag, "let", "in"]
