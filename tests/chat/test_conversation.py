@@ -381,6 +381,15 @@ def test_saving_and_loading(tmp_path: Path) -> None:
     assert "(verified" in other.type("/list")[-1] or "verified" in other.type("/list")[-2]
 
 
+def test_a_group_has_one_file_for_all(tmp_path: Path) -> None:
+    path = tmp_path / "group.json"
+    path.write_text('{"Alice": "192.0.2.1:8000", "Bob": "192.0.2.2:8000"}')
+    rig = Rig(nick="Alice")
+    assert rig.type(f"/load {path}") == ["* connecting to Bob"]
+    path.write_text('{"Alice": "192.0.2.1:8000"}')
+    assert rig.type(f"/load {path}") == [f"* {path}: nobody in it"]
+
+
 def test_saving_asks_before_it_replaces(tmp_path: Path) -> None:
     path = tmp_path / "my peers.json"
     path.write_text("precious")

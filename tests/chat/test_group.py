@@ -38,10 +38,10 @@ def test_ten_people_talk_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                     heard[name][line.who].append(line.text)
         assert monotonic() < deadline
 
+    config = tmp_path / "group.json"
+    config.write_text(json.dumps({name: f"127.0.0.1:{port}" for name, port in ports.items()}))
     try:
         for name in names:
-            config = tmp_path / f"{name}.json"
-            config.write_text(json.dumps({other: f"127.0.0.1:{ports[other]}" for other in names if other != name}))
             options = Options(nick=name, port=ports[name], config=str(config), accept=Accept.KNOWN)
             sessions[name] = Session(options)
         while not all(sum(p.is_here for p in s.chat.people) == PEOPLE - 1 for s in sessions.values()):
