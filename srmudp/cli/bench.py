@@ -39,12 +39,14 @@ _PATIENCE = 10.0
 
 _EXAMPLES = """\
 examples:
-  srmudp bench --listen           at the one end; prints what to type at the other:
-  srmudp bench ADDRESS            about eleven seconds: round trips, up, down
-  srmudp bench ADDRESS -s 30      30 seconds in each direction
+  srmudp bench --listen                   at the one end; prints what to type
+  srmudp bench ADDRESS                    about eleven seconds
+  srmudp bench ADDRESS -s 30              30 seconds in each direction
+  srmudp bench -l -p 8000 192.0.2.7:8000  two home routers: both knock
 
-Up is from here to there. A round trip under load says how long the queue on the way
-is; loss is that of datagrams, which srmudp makes good. --listen serves until Ctrl-C.
+Up is from here to there. A round trip under load says how long the queue on
+the way is; loss is that of datagrams, which srmudp makes good. --listen serves
+until Ctrl-C.
 """
 
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\
 examples:
-  eval "$(srmudp completion bash)"                       in ~/.bashrc
-  eval "$(srmudp completion zsh)"                        in ~/.zshrc, after compinit
+  eval "$(srmudp completion bash)"     in ~/.bashrc
+  eval "$(srmudp completion zsh)"      in ~/.zshrc, after compinit
   srmudp completion fish > ~/.config/fish/completions/srmudp.fish
 """
 

@@ -52,7 +52,7 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser(
         "demo",
         help="watch three peers meet, talk, lose datagrams and survive a crash",
-        description="Three peers in three processes on this computer; 5 % of all datagrams are lost on purpose.",
+        description="Three peers in three processes here; 5 % of all datagrams are lost on purpose.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

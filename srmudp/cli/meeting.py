@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def add_listening(parser: argparse.ArgumentParser, what: str) -> None:
     """Add the address, ``-l`` and ``--only``, for commands of which one end may wait for the other."""
     parser.add_argument("address", nargs="?", metavar="ADDRESS", help="of the other: [PEERID@]HOST:PORT")
-    parser.add_argument("-l", "--listen", action="store_true", help=what)
+    parser.add_argument("-l", "--listen", action="store_true", help=f"{what}; with ADDRESS knock there meanwhile")
     add_only(parser)
 
 
@@ -54,14 +54,12 @@ def add_only(parser: argparse.ArgumentParser) -> None:
         type=_peer_id,
         action="append",
         metavar="PEERID",
-        help="let in nobody but this one; may be given several times",
+        help="let in this one alone; may be given several times",
     )
 
 
 def check_listening(arguments: argparse.Namespace) -> None:
-    """End with a mistake of the command line unless it has either an address or ``-l``."""
-    if arguments.listen and arguments.address:
-        arguments.fail("either ADDRESS or --listen: who knows the other's address gives it, the other one listens")
+    """End with a mistake of the command line if it has neither an address nor ``-l``."""
     if not arguments.listen and not arguments.address:
         arguments.fail("whom? give ADDRESS, or --listen and have the other one give yours")
 
@@ -84,6 +82,7 @@ class Meeting:
         self._verbose: bool = arguments.verbose
         self._only: list[PeerId] = arguments.only or [] if hasattr(arguments, "only") else []
         self._many = many
+        self._patient = many or address is None or getattr(arguments, "listen", False)
         self._chosen: PeerId | None = None
         self._lock = threading.Lock()
         self._lost_since: dict[str, tuple[float, str]] = {}
@@ -91,13 +90,11 @@ class Meeting:
         self._met: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._key_lock: Lock | None = None
         identity: str | Identity = arguments.key or self._kept_key(command)
-        self._address = address
-        listens = address is None or many
         self.sock = MultiHolepunchSocket(
             arguments.port,
             name=default_nick() if arguments.name is None else arguments.name,
             identity=identity,
-            accept=self._admit if listens else False,
+            accept=self._admit if many or address is None else False,
         )
         try:
             self.sock.on_event(self._heard)
@@ -121,7 +118,7 @@ class Meeting:
         Raises:
             Unmet: nobody came in time.
         """
-        wait = WAIT if self._wait is None and self._address is not None else self._wait
+        wait = WAIT if self._wait is None and not self._patient else self._wait
         deadline = None if wait is None else monotonic() + wait
         while True:
             with contextlib.suppress(queue.Empty):

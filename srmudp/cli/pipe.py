@@ -34,14 +34,15 @@ _GOODBYE = 3.0
 
 _EXAMPLES = """\
 examples:
-  srmudp pipe --listen | tar x               at the one end; prints what to type:
-  tar c photos | srmudp pipe ADDRESS         at the other end
-  srmudp pipe -l -p 8000 < backup.tar        the one who listens may send, too
-  srmudp pipe ADDRESS                        type to each other; Ctrl-D ends it
+  srmudp pipe --listen | tar x             at the one end; prints what to type
+  tar c photos | srmudp pipe ADDRESS       at the other end
+  srmudp pipe -l -p 8000 < backup.tar      the one who listens may send, too
+  srmudp pipe ADDRESS                      type to each other; Ctrl-D ends it
+  srmudp pipe -l -p 8000 192.0.2.7:8000    two home routers: both knock
 
-Any bytes, in both directions at once. Each direction ends by itself, when its input
-does; if input is a terminal, also when the other one has ended. The exit status is 0
-only if all of ours was written at the other end and all of theirs was written here.
+Both directions at once. Each ends by itself, when its input does; if input is
+a terminal, also when the other one has ended. The exit status is 0 only if all
+of ours was written at the other end and all of theirs was written here.
 """
 
 
@@ -50,11 +51,11 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser(
         "pipe",
         help="connect standard input and output with those of somebody else",
-        description="Standard input to a peer's standard output, and back: encrypted, reliable, binary safe.",
+        description="Standard input to a peer's standard output, and back. Any bytes.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_listening(parser, "wait for the other one to come; the first who does is it")
+    add_listening(parser, "wait for the first who comes")
     parser.add_argument("-r", "--receive-only", action="store_true", help="send nothing; do not read standard input")
     add_options(parser)
     parser.set_defaults(run=_run, fail=parser.error)

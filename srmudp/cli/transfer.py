@@ -22,10 +22,10 @@ examples:
   srmudp send photos/ letter.txt 192.168.1.20:8000
   srmudp send --wait 3600 big.iso ADDRESS     the other one comes within an hour
 
-ADDRESS is what 'srmudp recv' prints at the other end. Broken off, by Ctrl-C or by a
-crash at either end? Type the same again: it goes on where it was. What arrives is
-compared with SHA-256; the exit status is 0 only if all of it is there and right.
-Links, empty folders and rights of files are left out: for those, see 'srmudp pipe'.
+ADDRESS is what 'srmudp recv' prints at the other end. Broken off, by Ctrl-C or
+a crash at either end? Type the same again: it goes on where it was. All is
+compared by SHA-256; the exit status is 0 only if it is there and right. Links,
+empty folders and rights of files are left out: for those see 'srmudp pipe'.
 """
 _RECV_EXAMPLES = """\
 examples:
@@ -52,7 +52,7 @@ def add_to(commands: Commands) -> None:
     send = commands.add_parser(
         "send",
         help="send files and folders to somebody who runs 'srmudp recv'",
-        description="Send files and folders; asked for first, resumed after any break, compared by checksum.",
+        description="Send files and folders: resumed after any break, compared by checksum.",
         epilog=_SEND_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
