@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..exceptions import SocketClosed, UnknownPeer
 from ..models import Address, Message, PeerEvent, PeerId, PeerStatus, PublicAddress, SeenAddress
@@ -363,7 +363,11 @@ class Engine:
         if letter is None and timeout != 0 and not self.house.closing:
             deadline = None if timeout is None else monotonic() + timeout
             try:
-                letter = driver.read_until(inbox.get_now, deadline)
+                found: tuple[Message, MessageArrived] | Literal[False] | None
+                found = driver.read_until(self._look, deadline)
+                if found is False:
+                    return None
+                letter = found
             except Reentered:  # a signal handler: others read
                 pass
             except SocketClosed:
@@ -372,6 +376,11 @@ class Engine:
                 remaining = None if deadline is None else max(0.0, deadline - monotonic())
                 letter = driver.lease.wait(inbox.get, remaining)
         return letter
+
+    def _look(self) -> tuple[Message, MessageArrived] | Literal[False] | None:
+        """The oldest message if there is one; False when closing begins, so that nobody is kept while it flushes."""
+        letter = self.inbox.get_now()
+        return False if letter is None and self.house.closing else letter
 
     def note_taken(self, letter: tuple[Message, MessageArrived]) -> bool:
         """The application has this message. False if the socket is closed."""

@@ -41,6 +41,22 @@ def send(
     return rig.engine.send(Letter(content, 0, reliable, None), to, timeout)
 
 
+def test_who_waits_in_receive_is_not_kept_while_close_flushes(rig: Rig) -> None:
+    rig.engine.send(Letter(b"stays", 0, True, None), "bob", 0.0)
+    got: list[object] = []
+    waiting = threading.Thread(target=lambda: got.append(rig.engine.receive(None)))
+    waiting.start()
+    time.sleep(0.05)  # it waits; any moment would do
+    closing = threading.Thread(target=rig.engine.close, args=(1.0,))
+    closing.start()
+    waiting.join(0.6)
+    assert got == [None]
+    assert closing.is_alive()
+    rig.engine.close(0.0)  # hurries it
+    closing.join()
+    waiting.join()
+
+
 def test_close_flushes_until_nothing_is_pending(rig: Rig) -> None:
     delivery = send(rig)
     thread = threading.Thread(target=rig.engine.close, args=(30.0,))
