@@ -299,8 +299,12 @@ def _load(chat: Conversation, arguments: str) -> None:
 
 
 def load(chat: Conversation, entries: dict[str, Entry], path: str) -> None:
-    """Connect to those in a file; all or none."""
-    wanted = {name: entry for name, entry in entries.items() if not entry.blocked and entry.peer_id != chat.net.peer_id}
+    """Connect to those in a file; all or none. We ourselves may be in it: a group has one file for all."""
+    wanted = {
+        name: entry
+        for name, entry in entries.items()
+        if not entry.blocked and name != chat.nick and entry.peer_id != chat.net.peer_id
+    }
     try:
         chat.connect(wanted)
     except ValueError as error:
