@@ -99,6 +99,13 @@ class Controls:
         Returns:
             Bytes appended.
         """
+        receiving = self._receiving
+        if not (receiving.taken_dirty or self.frames or receiving.grants_dirty or self._sending.withdrawals):
+            if news:
+                receiving.taken_bytes = 0
+            self.urgent = False
+            self.at = None
+            return 0
         left = room
 
         def put(frame: Frame) -> bool:

@@ -417,12 +417,12 @@ class Recovery:
         acked = self._delivered - delivered_before
         if acked or lost:
             self._note_loss(acked, lost)
-            sample = (
-                *(acked, lost, newest_lost_sent, self.in_flight, self._delivered),
-                newest.delivered if newest is not None else 0,
-                *(sampled, rtt.smoothed if rtt.latest is not None else None, rate, app_limited, self._scatter),
-            )
-            self.path.controller.on_ack(now, _tuple(AckSample, sample))
+            delivered = self._delivered
+            at_send = newest.delivered if newest is not None else 0
+            smoothed = rtt.smoothed if rtt.latest is not None else None
+            what = (acked, lost, newest_lost_sent, self.in_flight, delivered, at_send)
+            how = (sampled, smoothed, rate, app_limited, self._scatter)
+            self.path.controller.on_ack(now, _tuple(AckSample, what + how))
         return outcome
 
     @property

@@ -466,10 +466,18 @@ class SendHalf:
         used = 0
         rotation = self.rotation
         if len(rotation) == 1:
-            used, more = self._fill_channel(rotation[0], room, out, chunks)
+            state = rotation[0]
+            if state.current is None and not state.resend and state.waiting:
+                used = self._fill_whole(state, room, out, chunks)
+                if not state.waiting:  # mostly that was all
+                    self._in_rotation.discard(state.number)
+                    rotation.popleft()
+                    return used
+            took, more = self._fill_channel(state, room - used, out, chunks)
             if not more:
-                self._in_rotation.discard(rotation.popleft().number)
-            return used
+                self._in_rotation.discard(state.number)
+                rotation.popleft()
+            return used + took
         for _ in range(len(rotation)):
             state = self._whose_turn()
             took, more = self._fill_channel(state, room - used, out, chunks)
@@ -560,7 +568,10 @@ class SendHalf:
             spare = self.channel_window - state.charged
         before, free = spare, room
         sequence = state.next_sequence
-        for _ in range(min(len(waiting), MAX_CHUNKS - len(chunks))):
+        count = len(waiting)
+        if count > MAX_CHUNKS - len(chunks):
+            count = MAX_CHUNKS - len(chunks)
+        for _ in range(count):
             message = waiting[0]
             size = message.size
             charge = OVERHEAD + size
