@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import threading
 from typing import TYPE_CHECKING
@@ -69,6 +70,10 @@ class Given(Broken):
     """The other end said so."""
 
 
+class Stopped(Broken):
+    """Ctrl-C, or the system, ended us."""
+
+
 class _Pipe:
     """Both directions. The main thread receives and writes; another one reads and sends."""
 
@@ -81,6 +86,7 @@ class _Pipe:
         self._wrote_all = False  # END came, all is written, DONE is queued
         self._confirmed = False  # DONE came
         self._ended_early: str | None = None
+        self._stopped = False
         self._lock = threading.Lock()
         self._is_terminal = not receive_only and os.isatty(0)
         self._send(HELLO + os.urandom(NONCE))
@@ -88,6 +94,11 @@ class _Pipe:
             self._end()
         else:  # a daemon: a read of a terminal cannot be broken off
             threading.Thread(target=self._read, name="srmudp-pipe", daemon=True).start()
+
+    def stop(self, number: int, frame: object) -> None:
+        """A signal handler: have the other end told. The same signal once more ends us at once."""
+        signal.signal(number, signal.default_int_handler)
+        self._stopped = True
 
     def run(self) -> None:
         """Until both directions have ended.
@@ -98,6 +109,8 @@ class _Pipe:
         """
         try:
             while not (self._confirmed and self._wrote_all):
+                if self._stopped:
+                    raise Stopped("stopped")
                 if self._ended_early is not None:
                     raise Broken(self._ended_early)
                 message = self._sock.receive(timeout=_LOOK)
@@ -194,7 +207,13 @@ def _run(arguments: argparse.Namespace) -> int:
         with Meeting(arguments, "pipe", address=arguments.address) as meeting:
             if arguments.listen:
                 meeting.introduce("srmudp pipe ADDRESS", sys.stderr)
-            _Pipe(meeting, meeting.meet(), receive_only=arguments.receive_only).run()
+            pipe = _Pipe(meeting, meeting.meet(), receive_only=arguments.receive_only)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, pipe.stop)
+            pipe.run()
+    except Stopped:
+        print("\nstopped", file=sys.stderr)
+        return 130
     except (Broken, Unmet, ValueError) as error:
         print(f"srmudp pipe: {clean(str(error))}", file=sys.stderr)
         return 1

@@ -110,7 +110,7 @@ def test_an_end_that_is_stopped_is_a_failure_at_the_other(tmp_path: Path) -> Non
         assert here.stdout.read(9) == b"something"
         there.send_signal(signal.SIGINT)
         assert (there.wait(20), here.wait(20)) == (130, 1)
-        assert b"srmudp pipe: the connection is lost: its program ended" in here.stderr.read()
+        assert b"srmudp pipe: the other end gave up: stopped" in here.stderr.read()
 
 
 # --- what may come in what order ---
