@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FAST, PLAIN, TLS = "srmudp, fast", "srmudp, pycryptodome", "TLS 1.3 over TCP"
+STREAM = "srmudp, fast, a stream"
 LARGE, MEDIUM, SMALL, PINGPONG, SETUP = "bulk, 16 MiB", "bulk, 64 KiB", "small, 100 B", "ping-pong, 100 B", "set-up"
 LOSS = "bulk, 1 MiB"
 LINK_LOSS, LINK_QUEUE, BESIDE = "link, 1 BDP", "link, 4 BDP, 30 s", "beside CUBIC"
@@ -211,6 +212,19 @@ def set_up(report: Report) -> Finding:
     return found
 
 
+def stream(report: Report) -> Finding:
+    found = Finding()
+    for place in (LOOPBACK, VETH):
+        rate, messages = report.value("rate", LARGE, place, STREAM), report.value("rate", LARGE, place)
+        ratio = rate / messages if rate is not None and messages else None
+        found.note(ratio, f"{place} {{:.2f}} x messages")
+        found.least(ratio, 0.5, 0.8)
+    p50 = report.value("p50", PINGPONG, LOOPBACK, STREAM)
+    found.note(p50 and p50 * 1e6, "{:.0f} µs")
+    found.most(p50, 300e-6, None)
+    return found
+
+
 AIMS = (
     Aim(
         "bulk over veth, MTU 1500, fast",
@@ -237,6 +251,7 @@ AIMS = (
     Aim("4-BDP queue, alone, 30 s with start-up", "p95 RTT <= 1.5 x base", "1.25 x", long_queue),
     Aim("beside one CUBIC flow, 1 and 4 BDP", "it keeps >= 25 %", ">= 40 %", beside_cubic),
     Aim("set-up on loopback, p50, fast", "5 ms", "3 ms", set_up),
+    Aim("a stream of bytes, fast", "0.5 x messages of 16 MiB, ping-pong p50 300 µs on loopback", "0.8 x", stream),
 )
 
 

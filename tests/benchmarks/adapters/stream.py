@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.benchmarks.adapters.base import Blocking, Job, Pipe
 from tests.benchmarks.adapters.srmudp import FAST, no_fast
+from tests.benchmarks.aims import STREAM
 from tests.benchmarks.parts import Frames, framed
 
 READ = 256 * 1024
@@ -71,7 +72,7 @@ def connect(job: Job) -> Pipe:
 
 ADAPTERS = (
     Blocking(
-        "srmudp, fast, a stream",
+        STREAM,
         listen,
         connect,
         why_not=no_fast,
