@@ -340,6 +340,7 @@ def test_both_kinds_have_the_same_names_and_arguments() -> None:
     waiting = {"send", "receive", "wait_connected", "discover", "close"}
     for name in (*public(aio.MultiHolepunchSocket), "__init__"):
         ours, theirs = (getattr(kind, name) for kind in (aio.MultiHolepunchSocket, srmudp.MultiHolepunchSocket))
+        assert inspect.getdoc(ours)
         if callable(ours):
             empty = inspect.Signature.empty
             signatures = [
