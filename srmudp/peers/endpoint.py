@@ -41,14 +41,14 @@ from ..wire.packet import (
     parse_run,
     parse_segment,
 )
-from ..wire.srudp import Dialect
 from .admission import AcceptPolicy, Admission
 from .attempts import Attempt
 from .handshakes import Handshakes
 from .host import Receipt, Transmit
 from .intake import Intake
 from .jobs import Job
-from .old_peer import LOOPBACK, OldPeer, claimant
+from .old_peer import OldPeer
+from .old_peers import add_old_peer, find_old_peer
 from .peer import Peer
 from .registry import Registry
 from .stun import Discovery, Sightings, Stun
@@ -166,13 +166,9 @@ class Endpoint:
 
     def _on_old_wire(self, buffer: bytes, segment_size: int, source: Address, now: float) -> bool:
         """Give a batch to the peer on the old wire that it belongs to, if there is one: known by its address alone."""
-        old = self._registry.old
-        peer = old.get(source)
-        if peer is None and source.host in LOOPBACK:
-            if int.from_bytes(buffer[2:10], "big") in self._sessions:
-                return False
-            others = {id(other): other for other in old.values()}.values()
-            peer = claimant(others, buffer[:segment_size], source)
+        if source not in self._registry.old and int.from_bytes(buffer[2:10], "big") in self._sessions:
+            return False
+        peer = find_old_peer(self._registry, buffer[:segment_size], source)
         if peer is None:
             return False
         self._at_work = peer
@@ -298,7 +294,7 @@ class Endpoint:
         registry = self._registry
         peer = registry.named(name) if name in registry else None
         if wire != "native" or isinstance(peer, OldPeer):
-            self._add_old_peer(name, peer, addresses, peer_id, wire, now)
+            add_old_peer(self, self._registry, name, addresses, peer_id, wire, now)
             return
         owner = registry.by_id(peer_id) if peer_id is not None else None
         if peer is not None and peer_id is not None and peer.peer_id not in (None, peer_id):
@@ -330,35 +326,6 @@ class Endpoint:
         if peer.state is PeerState.PASSIVE:
             peer.state = PeerState.CONNECTING
             peer.since = peer.next_attempt_at = now
-        self.touch(peer)
-
-    def _add_old_peer(
-        self,
-        name: str,
-        peer: Peer | None,
-        addresses: Sequence[Address],
-        peer_id: PeerId | None,
-        wire: Wire,
-        now: float,
-    ) -> None:
-        if peer_id is not None:
-            raise ValueError(f"{name!r} speaks {wire}, which cannot prove a PeerId")
-        if peer is None:
-            if len(self._registry) >= self.config.max_peers:
-                raise ValueError(f"a socket holds at most {self.config.max_peers} peers (Config.max_peers)")
-            for address in addresses:
-                other = self._registry.old.get(address)
-                if other is not None and not other.lingering:
-                    raise ValueError(
-                        f"{name!r} and {other.name!r} have one address, and {wire} tells peers by nothing else"
-                    )
-                if other is not None:
-                    self.finish_removal(other, now)  # a program at an address has one session
-            peer = OldPeer(self, name, now, Dialect(wire))
-            self._registry.add(peer)
-        elif not (isinstance(peer, OldPeer) and peer.dialect == wire):
-            raise ValueError(f"{name!r} already stands for a peer on another wire; remove_peer({name!r}) first")
-        self._registry.set_addresses(peer, (*peer.addresses, *addresses))
         self.touch(peer)
 
     def set_addresses(self, name: str, addresses: Sequence[Address], now: float) -> None:
