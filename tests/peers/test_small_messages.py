@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from srmudp.peers.peer import Peer
 from srmudp.protocol.events import MessageArrived
 from srmudp.wire.packet import RECORD, parse_segment
 from tests.endpoints import Recorder, arrived, pair, send, settled
@@ -102,3 +103,28 @@ def test_small_messages_queued_together_share_records_and_their_acknowledgement(
     assert len(record.of(RECORD, source=a)) <= 12  # as many as the bytes need, and an acknowledgement at last
     assert len({parse_segment(item.data).header.number for item in record.of(RECORD, source=a)}) <= 5
     assert len(record.of(RECORD, source=b)) <= 3
+
+
+@pytest.mark.parametrize(("link", "least"), [(LAN, 300), (Link(latency=0.02, loss=0.05), 50)])
+def test_a_deadline_that_is_not_worked_out_is_no_earlier_than_the_noted_one(
+    link: Link, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But a probe timeout that an RTT sample made shorter, which comes with the delay of an acknowledgement at most."""
+    net, a, b = pair(link=link)
+    passed_over: list[float] = []
+
+    def checked(peer: Peer, now: float) -> bool:
+        waits = may_wait(peer, now)
+        if waits:
+            when = peer.next_timer()
+            assert when is not None
+            assert peer.scheduled is not None
+            passed_over.append(when - peer.scheduled)
+        return waits
+
+    may_wait = Peer.may_wait
+    monkeypatch.setattr(Peer, "may_wait", checked)
+    _echo(net, a, b, 300)
+    assert len(passed_over) > least, "else nothing was looked at"
+    assert sum(late < 0 for late in passed_over) <= len(passed_over) // 50
+    assert min(passed_over) >= -0.025

@@ -33,6 +33,7 @@ from srmudp.wire.frames import (
     ack_eliciting,
     message_part_header,
     parse_frames,
+    parse_lone_message,
     serialise,
 )
 
@@ -363,3 +364,18 @@ def test_observed_address_is_canonical() -> None:
     assert parse_frames(bytes.fromhex(mapped)) == [ObservedAddress(Address("192.0.2.7", 7))]
     with pytest.raises(DecodeError):
         parse_frames(b"\x10\x00")
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 100, 1024, 1025, 0x3FFF, 0x4000])
+@pytest.mark.parametrize("sequence", [0, 5, 0x3FFF_FFFF, 0x4000_0000])
+def test_a_lone_message_is_read_as_among_other_frames(size: int, sequence: int) -> None:
+    content = bytes(range(256)) * 65
+    data = frames.whole_message_header(7, sequence, size) + content[:size]
+    (part,) = parse_frames(data)
+    assert part == (7, sequence, 0, size, content[:size])
+    lone = parse_lone_message(data)
+    usual = size < 0x4000 and sequence < 0x4000_0000
+    assert lone == ((7, sequence, content[:size]) if usual else None)
+    for other in (data + b"\x00", data + data, b"\x01" + data, data[:-1], b"\x05" + data[1:], b"\x04\xff" + data[2:]):
+        assert parse_lone_message(other) is None
+    assert parse_lone_message(MessagePart(7, sequence, 0, size + 2, content[: size + 1]).serialise()) is None
