@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ..exceptions import LocalProtocolError, UnknownPeer
-from ..models import PeerStatus
+from ..models import NatBehaviour, PeerStatus, PublicAddress
 from ..sockets.addresses import check_name, parse_target
 from . import book, transfers
 from .book import Entry
@@ -189,6 +189,23 @@ def _verify(chat: Conversation, arguments: str) -> None:
     chat.ask(Question("Is it the same at both ends? y or n", answer, chat.clock(), person.label))
 
 
+def _public(chat: Conversation, arguments: str) -> None:
+    chat.note(f"asking {shown(arguments, 60) or 'public STUN servers'} how you are seen from outside")
+    chat.discover(arguments or None)
+
+
+def tell_public(chat: Conversation, found: PublicAddress) -> None:
+    """What the STUN servers saw."""
+    for address in (found.ipv4, found.ipv6):
+        if address is not None:
+            chat.good(f"from outside you are seen at {address}: others type /add {chat.nick} {address}")
+    if found.mapping in (NatBehaviour.ADDRESS_DEPENDENT, NatBehaviour.ADDRESS_AND_PORT_DEPENDENT):
+        chat.warn(
+            "your router gives every destination another port, so this one is of little use to others: "
+            "it works with those who have an open port, if you /add them and they know your key"
+        )
+
+
 def _nick(chat: Conversation, arguments: str) -> None:
     try:
         name = check_name(arguments, "nick")
@@ -332,6 +349,7 @@ _ANSWERS: Final[dict[str, Callable[[Conversation, str], None]]] = {
     "say": _say,
     "whois": _whois,
     "verify": _verify,
+    "public": _public,
     "nick": _nick,
     "block": _block,
     "unblock": _unblock,

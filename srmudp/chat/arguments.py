@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from . import places
 from .conversation import Accept
 from .lines import Kind
 from .safe import shown
-from .session import Options, Session
+from .session import LogLines, Options, Session
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -44,7 +45,9 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("-p", "--port", type=int, default=0, help="your UDP port; 0, the default, takes any free one")
     parser.add_argument("-n", "--nick", help="what you are called; by default as the system calls you")
     parser.add_argument("-c", "--config", metavar="FILE", help='peers to connect to: {"Alice": "192.168.1.20:8000"}')
-    parser.add_argument("-v", "--verbose", action="store_true", help="tell more, and log to standard error if piped")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="tell more: deliveries, addresses, the library's log"
+    )
     parser.add_argument("--identity", metavar="FILE", help="your key; by default one for each nick, kept for you")
     parser.add_argument(
         "--accept",
@@ -72,17 +75,29 @@ def run(arguments: argparse.Namespace) -> int:
         "rate": _READ_RATE if sys.stdout.isatty() else None,
         "guard": 1.0 if sys.stdin.isatty() else 0.0,
     }
-    if arguments.verbose and not sys.stderr.isatty():
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         session = _open(arguments.nick, options)
     except (IdentityError, ValueError) as error:
         return _fail(str(error), 1)
     except OSError as error:
         return _fail(f"port {arguments.port}: {error.strerror or error}. Another one: -p, or -p 0 for any", 1)
+    logger, handler = logging.getLogger("srmudp"), LogLines(session)
+    if arguments.verbose:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        return _chat(session, arguments.plain)
+    finally:
+        logger.removeHandler(handler)
+
+
+def _chat(session: Session, is_plain: bool) -> int:
+    for name in ("SIGTERM", "SIGHUP"):  # a window that is closed is a goodbye, too
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     from . import plain
 
-    if arguments.plain or not _is_comfortable():
+    if is_plain or not _is_comfortable():
         return plain.run(session)
     try:
         from . import terminal

@@ -42,6 +42,7 @@ COMMANDS: Final = {
         Command("say", "<message>", "say something to all, whatever it begins with", ("text",), 1),
         Command("whois", "<nick>", "key, address, round trip, since when", ("nick",), 1),
         Command("verify", "<nick>", "compare a code with somebody, then pin the key", ("nick",), 1),
+        Command("public", "[server]", "ask STUN servers for your address as seen from outside", ("text",)),
         Command("nick", "<name>", "call yourself something else", ("text",), 1),
         Command("block", "<nick>", "disconnect somebody and never let them in again", ("nick",), 1),
         Command("unblock", "<nick>", "undo it", ("text",), 1),

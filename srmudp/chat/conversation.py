@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 from ..exceptions import DecodeError, MessageTooBig, QueueFull, SocketClosed, UnknownPeer
 from ..files import Transfer
-from ..models import Address, EventKind, Message, Peer, PeerEvent, PeerId, PeerStatus, Trust
+from ..models import Address, EventKind, Message, Peer, PeerEvent, PeerId, PeerStatus, PublicAddress, Trust
 from ..sockets.addresses import check_name
 from . import answers, letters, transfers
 from .book import Book, Entry
@@ -77,6 +77,7 @@ class Conversation:
         files: file transfers of the socket.
         accept: who may come in.
         addresses: our own, for others to type.
+        discover: begins to ask a server, or the usual ones, for our public address; :meth:`seen_at` hears of it.
         wall: seconds since the epoch, for the screen.
         clock: seconds that never jump.
         guard: seconds for which an answer to a question that came up by itself is not believed.
@@ -92,6 +93,7 @@ class Conversation:
         *,
         accept: Accept = Accept.ASK,
         addresses: Callable[[], list[str]] = list,
+        discover: Callable[[str | None], None] = lambda server: None,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
         guard: float = 1.0,
@@ -103,6 +105,7 @@ class Conversation:
         self.files = files
         self.accept = accept
         self.addresses = addresses
+        self.discover = discover
         self.wall = wall
         self.clock = clock
         self.verbose = verbose
@@ -212,6 +215,14 @@ class Conversation:
                 self.note(f"{shown(name, MAX_NICK_SHOWN)} {'may come in' if yes else 'was refused'}")
 
             self.ask(Question(text, answer, self.clock(), name, peer_id, risky=True))
+        return self._taken()
+
+    def seen_at(self, found: PublicAddress | Exception) -> list[Line]:
+        """Our public address was found, or not."""
+        if isinstance(found, Exception):
+            self.mistake(f"your public address was not found: {found}")
+        else:
+            answers.tell_public(self, found)
         return self._taken()
 
     def tick(self) -> list[Line]:

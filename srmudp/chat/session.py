@@ -3,6 +3,7 @@ conversation, one thing at a time."""
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -12,7 +13,17 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
-from .. import Address, Config, IdentityError, Message, MultiHolepunchSocket, PeerEvent, PeerId
+from .. import (
+    Address,
+    Config,
+    IdentityError,
+    Message,
+    MultiHolepunchSocket,
+    PeerEvent,
+    PeerId,
+    PublicAddress,
+    SrmudpError,
+)
 from ..files import FileTransfers, Transfer
 from ..sockets.addresses import check_name
 from . import answers, book, places
@@ -121,6 +132,18 @@ class Intake:
         return may
 
 
+class LogLines(logging.Handler):
+    """Shows what the library logs as lines of the conversation."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(logging.INFO)
+        self._session = session
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """From any thread."""
+        self._session.say(Kind.NOTE, record.getMessage())
+
+
 class Session:
     """One running chat. :meth:`close` it.
 
@@ -157,6 +180,7 @@ class Session:
             self.files,
             accept=options.accept,
             addresses=lambda: places.own_addresses(self.sock.port),
+            discover=self._discover,
             guard=options.guard,
             verbose=options.verbose,
         )
@@ -193,6 +217,17 @@ class Session:
 
     def _on_transfer(self, transfer: Transfer) -> None:
         self.put(lambda: self.chat.transferred(transfer))
+
+    def _discover(self, server: str | None) -> None:
+        def ask() -> None:
+            found: PublicAddress | Exception
+            try:
+                found = self.sock.discover(server)
+            except (SrmudpError, OSError, ValueError) as error:
+                found = error
+            self.put(lambda: self.chat.seen_at(found))
+
+        threading.Thread(target=ask, name="srmudp-chat-discovery", daemon=True).start()
 
     def _put_message(self, message: Message) -> None:
         def work() -> list[Line]:

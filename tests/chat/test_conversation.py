@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from srmudp import Address, EventKind, PeerEvent, QueueFull, Trust
+from srmudp import Address, EventKind, NatBehaviour, PeerEvent, PublicAddress, QueueFull, Trust
 from srmudp.chat import letters
 from srmudp.chat.book import Book, Entry
 from srmudp.chat.conversation import Accept
@@ -443,6 +443,22 @@ def test_the_list_and_the_greeting_show_our_own_addresses() -> None:
     rig.meet("Bob")
     row = rig.type("/list")[-1].split()
     assert row == ["Bob", "connected", "192.0.2.9:8001", "12.0", "ms", "key", peer_id_of("Bob").tag, "let", "in"]
+
+
+def test_the_public_address() -> None:
+    rig = Rig()
+    asked: list[str | None] = []
+    rig.chat.discover = asked.append
+    rig.type("/public")
+    rig.type("/public stun.example:3478")
+    assert asked == [None, "stun.example:3478"]
+    found = PublicAddress(Address("192.0.2.5", 8000), mapping=NatBehaviour.ENDPOINT_INDEPENDENT)
+    assert texts(rig.chat.seen_at(found)) == [
+        "* from outside you are seen at 192.0.2.5:8000: others type /add Alice 192.0.2.5:8000"
+    ]
+    found = replace(found, mapping=NatBehaviour.ADDRESS_AND_PORT_DEPENDENT)
+    assert "every destination another port" in texts(rig.chat.seen_at(found))[1]
+    assert texts(rig.chat.seen_at(OSError("no answer"))) == ["! your public address was not found: no answer"]
 
 
 def test_help() -> None:
