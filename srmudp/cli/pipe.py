@@ -44,6 +44,7 @@ examples:
 Both directions at once. Each ends by itself, when its input does; if input is
 a terminal, also when the other one has ended. The exit status is 0 only if all
 of ours was written at the other end and all of theirs was written here.
+--listen lets in the first who comes: say --only PEERID if it must be somebody.
 """
 
 
@@ -75,12 +76,20 @@ class Stopped(Broken):
 
 
 class _Pipe:
-    """Both directions. The main thread receives and writes; another one reads and sends."""
+    """Both directions. The main thread receives and writes; another one reads and sends.
 
-    def __init__(self, meeting: Meeting, name: str, *, receive_only: bool) -> None:
+    Args:
+        source, target: descriptors that are read from and written to.
+    """
+
+    def __init__(
+        self, meeting: Meeting, name: str, *, receive_only: bool = False, source: int = 0, target: int = 1
+    ) -> None:
         self._meeting = meeting
         self._sock = meeting.sock
         self._name = name
+        self._source = source
+        self._target = target
         self._peer_nonce: bytes | None = None
         self._sent_all = threading.Event()  # END is queued
         self._wrote_all = False  # END came, all is written, DONE is queued
@@ -88,7 +97,7 @@ class _Pipe:
         self._ended_early: str | None = None
         self._stopped = False
         self._lock = threading.Lock()
-        self._is_terminal = not receive_only and os.isatty(0)
+        self._is_terminal = not receive_only and os.isatty(source)
         self._send(HELLO + os.urandom(NONCE))
         if receive_only:
             self._end()
@@ -149,19 +158,19 @@ class _Pipe:
     def _write(self, data: memoryview) -> None:
         try:
             while data:
-                data = data[os.write(1, data) :]
+                data = data[os.write(self._target, data) :]
         except OSError as error:
             raise Broken(f"cannot write the output: {error.strerror}") from error
 
     def _close_output(self) -> None:
         """Whoever reads our output sees its end now, not when we end."""
         devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, 1)
+        os.dup2(devnull, self._target)
         os.close(devnull)
 
     def _read(self) -> None:
         try:
-            while not self._sent_all.is_set() and (data := os.read(0, BLOCK)):
+            while not self._sent_all.is_set() and (data := os.read(self._source, BLOCK)):
                 self._send(DATA + data)
             self._end()
         except OSError as error:

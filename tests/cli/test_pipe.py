@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import IO, Any
 
 import pytest
 
-from srmudp import Delivery, Message
+from srmudp import Delivery, Message, MultiHolepunchSocket
 from srmudp.cli.pipe import ABORT, CHANNEL, DATA, DONE, END, HELLO, Broken, _Pipe
 
 from ..programs import ROOT
@@ -78,28 +79,80 @@ def test_tar_both_ways_at_once(tmp_path: Path) -> None:
         assert (received / f"{other}.sh").stat().st_mode & 0o777 == 0o755
 
 
-def test_each_direction_ends_by_itself(tmp_path: Path) -> None:
-    with pipe(tmp_path, "-l") as here, pipe(tmp_path, address_of(here), stdin=subprocess.DEVNULL) as there:
-        here.stdin.write(b"one\n")
-        here.stdin.flush()
-        assert there.stdout.readline() == b"one\n"
-        assert here.stdout.read() == b""  # its end is seen while the other direction goes on
-        here.stdin.write(b"two")
-        here.stdin.close()
-        assert there.stdout.read() == b"two"
-        assert (here.wait(20), there.wait(20)) == (0, 0)
+class End:
+    """One end within this process: what it reads from and writes to are pipes."""
+
+    def __init__(self, sock: MultiHolepunchSocket, name: str) -> None:
+        self.sock = sock
+        self.source, self.stdin = os.pipe()
+        self.stdout, self.target = os.pipe()
+        self.outcome = ""
+        meeting: Any = self
+        self._pipe = _Pipe(meeting, name, source=self.source, target=self.target)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._pipe.run()
+            self.outcome = "all went well"
+        except Broken as error:
+            self.outcome = str(error)
+
+    def check(self, name: str, *, ended_is_over: bool) -> None:
+        """There is always hope."""
+
+    def shut(self, *descriptors: int) -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def shut_source(self) -> None:
+        """Once nobody reads it any more."""
+        for thread in threading.enumerate():
+            if thread.name == "srmudp-pipe":
+                thread.join(20)
+        os.close(self.source)
+
+    def finish(self) -> str:
+        self._thread.join(20)
+        return self.outcome
 
 
-def test_a_reader_that_goes_away_is_told_at_both_ends(tmp_path: Path) -> None:
-    with pipe(tmp_path, "-l", "-r") as here, pipe(tmp_path, address_of(here)) as there:
-        there.stdin.write(b"something")
-        there.stdin.flush()
-        assert here.stdout.read(9) == b"something"
-        here.stdout.close()
-        there.stdin.write(bytes(100_000))
-        there.stdin.flush()
-        assert (here.wait(20), there.wait(20)) == (1, 1)
-        assert b"the other end gave up: cannot write the output: Broken pipe" in there.stderr.read()
+@pytest.fixture
+def ends() -> Iterator[tuple[End, End]]:
+    with MultiHolepunchSocket() as one, MultiHolepunchSocket() as two:
+        one.add_peer("two", f"{two.peer_id}@127.0.0.1:{two.port}")
+        two.add_peer("one", f"{one.peer_id}@127.0.0.1:{one.port}")
+        yield End(one, "two"), End(two, "one")
+
+
+def test_each_direction_ends_by_itself(ends: tuple[End, End]) -> None:
+    here, there = ends
+    there.shut(there.stdin)
+    os.write(here.stdin, b"one\n")
+    assert os.read(there.stdout, 100) == b"one\n"
+    assert os.read(here.stdout, 100) == b""  # its end is seen while the other direction goes on
+    os.write(here.stdin, b"two")
+    here.shut(here.stdin)
+    assert os.read(there.stdout, 100) == b"two"
+    assert os.read(there.stdout, 100) == b""
+    assert (here.finish(), there.finish()) == ("all went well", "all went well")
+    for end in ends:
+        end.shut(end.stdout, end.target)
+        end.shut_source()
+
+
+def test_a_reader_that_goes_away_is_told_at_both_ends(ends: tuple[End, End]) -> None:
+    here, there = ends
+    here.shut(here.stdout)
+    os.write(there.stdin, b"something")
+    assert here.finish() == "cannot write the output: Broken pipe"
+    assert there.finish() == "the other end gave up: cannot write the output: Broken pipe"
+    for end in ends:
+        end.shut(end.stdin, end.target)
+    there.shut(there.stdout)
+    for end in ends:
+        end.shut_source()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to a single process")
