@@ -45,9 +45,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("-p", "--port", type=int, default=0, help="your UDP port; 0, the default, takes any free one")
     parser.add_argument("-n", "--nick", help="what you are called; by default as the system calls you")
     parser.add_argument("-c", "--config", metavar="FILE", help='peers to connect to: {"Alice": "192.168.1.20:8000"}')
-    parser.add_argument(
-        "-v", "--verbose", action="store_true", help="tell more, also what the library logs"
-    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell more, also what the library logs")
     parser.add_argument("--identity", metavar="FILE", help="your key; by default one for each nick, kept for you")
     parser.add_argument(
         "--accept",
