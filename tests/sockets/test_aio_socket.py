@@ -195,7 +195,7 @@ def test_a_loop_that_cannot_watch_sockets_is_refused_with_advice() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
-        with pytest.raises(LocalProtocolError, match=r"NoReaders.*WindowsSelectorEventLoopPolicy"):
+        with pytest.raises(LocalProtocolError, match=r"NoReaders.*asyncio\.SelectorEventLoop"):
             new(port=port)
         return port
 

@@ -108,7 +108,7 @@ class Driver:
         except NotImplementedError:
             raise LocalProtocolError(
                 f"{type(self.loop).__name__} cannot watch a UDP socket (no add_reader). On Windows choose the selector "
-                "loop: asyncio.set_event_loop_policy(asyncio.WindowsSelectorEventLoopPolicy()) before asyncio.run()"
+                "loop: with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner: runner.run(main())"
             ) from None
         self._flush_soon()
 
