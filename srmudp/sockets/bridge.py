@@ -222,9 +222,9 @@ class Bridge:
         assert wakeup is not None
         poller = Poller(self._inner.fileno(), wakeup.fileno())
         try:
-            while not self._given_up:
-                wakeup.clear()
-                if self._closing and self._write_ended:
+            while True:
+                wakeup.clear()  # before the flags are looked at: who sets one wakes us afterwards
+                if self._given_up:
                     break
                 try:
                     self._full = False

@@ -335,7 +335,7 @@ def test_a_pin_a_saved_identity_and_known_peers(make: Maker, tmp_path: Path) -> 
 
 def test_another_key_than_the_pinned_one_is_refused(make: Maker) -> None:
     pin = Identity.generate().peer_id
-    one, two = make(V4, timeout=0.6, span=0.3), make(V4, timeout=0.6, span=0.3, peer_id=pin)
+    one, two = make(V4, timeout=0.4, span=0.2), make(V4, timeout=0.4, span=0.2, peer_id=pin)
     address = "127.0.0.1", free_port()
     connecting = make.start(one.connect, address)
     with pytest.raises(ConnectionError, match="timeout on hand shaking: another key than the pinned one"):

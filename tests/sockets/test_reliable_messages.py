@@ -52,9 +52,9 @@ def test_messages_arrive_whole_with_sender_and_key(make: Maker, family: socket.A
 
 def test_the_order_in_which_they_connect_is_free(make: Maker) -> None:
     """The first waits for as long as it takes; how long it waits for signs of life does not matter."""
-    one, two = make(0, timeout=0.4, span=0.2), make(port=0)
+    one, two = make(0, timeout=0.2, span=0.1), make(port=0)
     first = make.start(one.connect, ("127.0.0.1", str(port_of(two))))
-    time.sleep(0.5)  # the case itself: longer than its timeout
+    time.sleep(0.25)  # the case itself: longer than its timeout
     assert not first.done()
     assert not one.established
     two.connect(f"127.0.0.1:{port_of(one)}")

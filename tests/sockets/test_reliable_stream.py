@@ -395,7 +395,7 @@ def test_who_waits_in_sendall_wakes_when_either_end_closes(make: Maker, way: Way
 
 
 def test_a_silent_peer_is_lost_after_the_timeout(make: Maker, way: Way) -> None:
-    one, two = way(make.streams(timeout=0.6, span=0.2))
+    one, two = way(make.streams(timeout=0.3, span=0.1))
     line = one._line
     assert line is not None
     line.driver.transport.send_batch = lambda payload, size, address: len(payload)  # type: ignore[method-assign]
