@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from srmudp.crypto.backend import Backend
@@ -26,6 +27,10 @@ COMPUTING = {("crypto",), ("wire",), ("protocol",), ("nat",), ("peers",), ("fuzz
 _FDS = "/proc/self/fd"
 _CAN_LIST = os.path.isdir(_FDS)
 _WATCHED = ("socket:", "pipe:", "anon_inode:")
+# Examples are the same each time, and a busy machine may take its time over one.
+settings.register_profile("srmudp", deadline=None, derandomize=True, database=None)
+settings.load_profile("srmudp")
+
 _failed = pytest.StashKey[bool]()
 
 

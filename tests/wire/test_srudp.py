@@ -6,8 +6,8 @@ import pickle
 import struct
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import settings, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from srmudp.exceptions import DecodeError
 from srmudp.wire.srudp import (
@@ -92,7 +92,6 @@ def test_sequence_numbers_are_integers_otherwise() -> None:
     assert f"{CycInt(0xFFFFFFFF)}" == "4294967295"
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.integers(0, 0xFFFFFFFF), st.integers(1, 0x7FFFFFFF))
 def test_order_is_that_of_the_shorter_way_round(start: int, step: int) -> None:
     before, after = CycInt(start), CycInt(start) + step
@@ -176,7 +175,6 @@ def test_probes_and_reports() -> None:
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-@settings(deadline=None, derandomize=True)
 @given(datagram=st.binary(max_size=1200))
 def test_any_bytes_are_a_value_or_a_decode_error(dialect: Dialect, datagram: bytes) -> None:
     for head in (b"", b"\0", b"\1", b"\2", b"\3"):
