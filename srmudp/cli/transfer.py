@@ -39,6 +39,8 @@ It prints what the other one has to type. Nothing is ever written over: a second
 photo.jpg becomes 'photo (2).jpg'. What has not come as a whole ends in .part.
 """
 _TICK = 0.2
+_REST = 20
+"""Columns beside name and note: the least of a bar, the share in per cent, what is between them."""
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _ENDS = {
     TransferState.REFUSED: "refused",
@@ -115,11 +117,11 @@ def _send_one(meeting: Meeting, files: FileTransfers, name: str, path: str, scre
         while not transfer.is_over:
             meeting.check(name, ended_is_over=False)
             if screen.live or transfer.state is TransferState.MOVING:
-                _show(bar, transfer)
+                _show(bar, transfer, screen.width)
             time.sleep(_TICK)
             transfer = _now(files, number)
         if transfer.state is TransferState.DONE:
-            _show(bar, transfer)
+            _show(bar, transfer, screen.width)
     return _told(transfer, screen)
 
 
@@ -161,7 +163,7 @@ class _Receiver:
                 transfer = _now(self.files, number)
                 if transfer.state is not TransferState.MOVING:
                     break
-                _show(bar, transfer)
+                _show(bar, transfer, self._screen.width)
                 time.sleep(_TICK)
 
     def _handle(self, transfer: Transfer) -> bool | None:
@@ -233,13 +235,18 @@ def _what(transfer: Transfer) -> str:
     return f"{clean(transfer.name)}, {amount(transfer.size)}{files}"
 
 
-def _show(bar: Bar, transfer: Transfer) -> None:
+def _show(bar: Bar, transfer: Transfer, width: int) -> None:
+    """Draw it within ``width`` columns."""
     if transfer.state is TransferState.MOVING or transfer.is_over:
         left = f"  {period(transfer.remaining)} left" if transfer.remaining is not None else ""
-        note = f"{amount(transfer.done)} of {amount(transfer.size)}  {amount(transfer.rate)}/s{left}"
+        rate = f"{amount(transfer.rate)}/s"
+        notes = [f"{amount(transfer.done)} of {amount(transfer.size)}  {rate}{left}", f"{rate}{left}", rate, ""]
     else:
-        note = {TransferState.OFFERED: "waits for an answer"}.get(transfer.state, transfer.state.value)
-    bar.show(transfer.fraction, f"{clean(transfer.name)[:24]}  {note}")
+        notes = [{TransferState.OFFERED: "waits for an answer"}.get(transfer.state, transfer.state.value), ""]
+    note = next((note for note in notes if len(note) + 4 + _REST <= width), "")
+    room = max(4, min(24, width - len(note) - _REST))
+    name = clean(transfer.name)
+    bar.show(transfer.fraction, f"{name if len(name) <= room else name[: room - 1] + '~'}  {note}")
 
 
 def _told(transfer: Transfer, screen: Screen) -> bool:

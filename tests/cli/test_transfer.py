@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import os
+import re
 import sys
 from pathlib import Path
 from time import monotonic, sleep
@@ -12,7 +14,9 @@ from time import monotonic, sleep
 import pytest
 
 from srmudp.cli import main
-from srmudp.cli.transfer import _size
+from srmudp.cli.text import Screen
+from srmudp.cli.transfer import _show, _size
+from srmudp.files import Transfer, TransferState
 
 from .helpers import address_in, command
 
@@ -123,6 +127,29 @@ def test_nobody_there(
 def test_mistakes(words: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 1
     assert capsys.readouterr().err.startswith(error)
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+@pytest.mark.parametrize("state", [TransferState.PREPARING, TransferState.OFFERED, TransferState.MOVING])
+def test_a_line_of_progress_fits_the_terminal(
+    width: int, state: TransferState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    transfer = Transfer(1, "bob", True, "x" * 100, False, 1, 999_900_000, 99_990_000, 0, 1e5, state)
+    with Screen(stream, color=False, width=width).progress(indent="") as bar:
+        _show(bar, transfer, width)
+    drawn = re.sub(r"\x1b\[K|[\r\n]", "", stream.getvalue())
+    assert "x~  " in drawn
+    assert len(drawn) < width
+    assert state is not TransferState.MOVING or "100.0 kB/s" in drawn
 
 
 @pytest.mark.parametrize(("text", "size"), [("500000", 500_000), ("500k", 500_000), ("2G", 2_000_000_000)])
