@@ -90,7 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _chat(session: Session, is_plain: bool) -> int:
-    for name in ("SIGTERM", "SIGHUP"):  # a window that is closed is a goodbye, too
+    # A window that is closed is a goodbye, too; and a shell may have us start with Ctrl-C switched off.
+    for name in ("SIGTERM", "SIGHUP", *(("SIGINT",) if sys.stdin.isatty() else ())):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)
     from . import plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ if sys.platform == "win32":
 pytest.importorskip("prompt_toolkit")
 pytest.importorskip("pyte")
 
-from srmudp import MultiHolepunchSocket
+from srmudp import Delivery, MultiHolepunchSocket, QueueFull
 from srmudp.chat import letters
 
 from ..programs import free_ports
@@ -88,10 +89,13 @@ def test_attack_62_a_hostile_peer_breaks_no_terminal(tmp_path: Path, how: tuple[
             mal.send(b"\x01\x01" + b"N" * 2**20, "alice")
             mal.send(os.urandom(5000), "alice")
             alice.wait_for(r"Mal: \x1b[2J\x1b]0;owned\x07\x9b5mred", r"Mal: a\r\nAlice: faked", r"Mal: \u202egnp.exe")
-            flood = [mal.send(letter(letters.Kind.ALL, f"{n} spam"), "alice", timeout=0) for n in range(FLOOD)]
+            flood: list[Delivery] = []
+            with contextlib.suppress(QueueFull):  # as many as the socket takes at once
+                for number in range(FLOOD):
+                    flood.append(mal.send(letter(letters.Kind.ALL, f"{number} spam"), "alice", timeout=0))
             assert bob.send(letter(letters.Kind.ALL, "Can you read me?"), "alice").wait(10)
             alice.wait_for("Bob: Can you read me?")
-            assert sum(delivery.delivered != frozenset() for delivery in flood) < FLOOD / 2
+            assert sum(delivery.delivered != frozenset() for delivery in flood) < len(flood) / 2
             alice.type("/block Mal")
             alice.wait_for("blocked Mal")
             alice.type("/msg Bob Yes.")
