@@ -75,15 +75,39 @@ class Stopped(Broken):
     """Ctrl-C, or the system, ended us."""
 
 
+class _Halt:
+    """Told by signals. The same signal once more ends the program at once."""
+
+    def __init__(self) -> None:
+        self.is_told = False
+
+    def listen(self) -> None:
+        """Take Ctrl-C and the system's wish from now on; main thread only."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._tell)
+
+    def _tell(self, number: int, frame: object) -> None:
+        signal.signal(number, signal.default_int_handler)
+        self.is_told = True
+
+
 class _Pipe:
     """Both directions. The main thread receives and writes; another one reads and sends.
 
     Args:
         source, target: descriptors that are read from and written to.
+        halt: ends it early, the other end being told.
     """
 
     def __init__(
-        self, meeting: Meeting, name: str, *, receive_only: bool = False, source: int = 0, target: int = 1
+        self,
+        meeting: Meeting,
+        name: str,
+        *,
+        receive_only: bool = False,
+        source: int = 0,
+        target: int = 1,
+        halt: _Halt | None = None,
     ) -> None:
         self._meeting = meeting
         self._sock = meeting.sock
@@ -95,7 +119,7 @@ class _Pipe:
         self._wrote_all = False  # END came, all is written, DONE is queued
         self._confirmed = False  # DONE came
         self._ended_early: str | None = None
-        self._stopped = False
+        self._halt = _Halt() if halt is None else halt
         self._lock = threading.Lock()
         self._is_terminal = not receive_only and os.isatty(source)
         self._send(HELLO + os.urandom(NONCE))
@@ -103,11 +127,6 @@ class _Pipe:
             self._end()
         else:  # a daemon: a read of a terminal cannot be broken off
             threading.Thread(target=self._read, name="srmudp-pipe", daemon=True).start()
-
-    def stop(self, number: int, frame: object) -> None:
-        """A signal handler: have the other end told. The same signal once more ends us at once."""
-        signal.signal(number, signal.default_int_handler)
-        self._stopped = True
 
     def run(self) -> None:
         """Until both directions have ended.
@@ -118,7 +137,7 @@ class _Pipe:
         """
         try:
             while not (self._confirmed and self._wrote_all):
-                if self._stopped:
+                if self._halt.is_told:
                     raise Stopped("stopped")
                 if self._ended_early is not None:
                     raise Broken(self._ended_early)
@@ -216,10 +235,9 @@ def _run(arguments: argparse.Namespace) -> int:
         with Meeting(arguments, "pipe", address=arguments.address) as meeting:
             if arguments.listen:
                 meeting.introduce("srmudp pipe ADDRESS", sys.stderr)
-            pipe = _Pipe(meeting, meeting.meet(), receive_only=arguments.receive_only)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, pipe.stop)
-            pipe.run()
+            name, halt = meeting.meet(), _Halt()
+            halt.listen()
+            _Pipe(meeting, name, receive_only=arguments.receive_only, halt=halt).run()
     except Stopped:
         print("\nstopped", file=sys.stderr)
         return 130

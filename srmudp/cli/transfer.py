@@ -237,7 +237,9 @@ def _what(transfer: Transfer) -> str:
 
 def _show(bar: Bar, transfer: Transfer, width: int) -> None:
     """Draw it within ``width`` columns."""
-    if transfer.state is TransferState.MOVING or transfer.is_over:
+    if transfer.is_over:
+        notes = [amount(transfer.done)]
+    elif transfer.state is TransferState.MOVING:
         left = f"  {period(transfer.remaining)} left" if transfer.remaining is not None else ""
         rate = f"{amount(transfer.rate)}/s"
         notes = [f"{amount(transfer.done)} of {amount(transfer.size)}  {rate}{left}", f"{rate}{left}", rate, ""]
