@@ -101,7 +101,7 @@ def _chat(session: Session, is_plain: bool) -> int:
     try:
         from . import terminal
     except ImportError:
-        session.say(Kind.NOTE, "for a comfortable screen: pip install 'srmudp[chat]'")
+        session.say(Kind.NOTE, "for a comfortable screen: pip install prompt_toolkit")
         return plain.run(session)
     return terminal.run(session)
 

@@ -128,7 +128,7 @@ def run(session: Session) -> int:
     except KeyboardInterrupt:
         if screen.is_terminal:
             print()
-    show(session.work())
+    show(session.work() + chat.tick())
     waiting = chat.outstanding()
     if waiting:
         text = f"delivering {waiting} more before leaving; Ctrl-C leaves at once"

@@ -45,6 +45,8 @@ _AHEAD: Final = 64
 _FLOOD_SECONDS: Final = 3.0
 _GOODBYE: Final = 5.0
 """Seconds that what was not delivered may take when the user leaves."""
+_SHORT_GOODBYE: Final = 0.5
+"""The same when nothing of the user's is among it."""
 
 Work = Callable[[], list[Line]]
 
@@ -270,14 +272,19 @@ class Session:
             return []
         return work() + self.work()
 
-    def close(self, timeout: float = _GOODBYE) -> int:
+    def close(self, timeout: float | None = None) -> int:
         """Deliver what is pending and leave.
+
+        Args:
+            timeout: seconds that may take; None means little if nothing the user said is among it.
 
         Returns:
             How many messages were not delivered.
         """
         try:
             self.files.close()
+            if timeout is None:
+                timeout = _GOODBYE if self.chat.outstanding() else _SHORT_GOODBYE
             self.sock.close(timeout)
             self.chat.tick()
             return self.chat.undelivered

@@ -311,6 +311,7 @@ def run(session: Session) -> int:
     screen = PlainScreen()
     try:
         terminal.run()
+        screen.show(session.chat.tick())
         waiting = session.chat.outstanding()
         if waiting:
             text = f"delivering {waiting} more before leaving; Ctrl-C leaves at once"
