@@ -81,7 +81,7 @@ class Lock:
             _lock(self._descriptor)
         except OSError:
             self.release()
-            raise InUse("in use by another chat") from None
+            raise InUse("in use by another program") from None
 
     def release(self) -> None:
         """Let go. Idempotent. The file stays: to remove it would let two hold it."""
