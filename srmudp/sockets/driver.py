@@ -66,8 +66,8 @@ _SHARE = 128
 """Batches one call sends before it leaves the rest to the receiver thread, so that ``send`` returns to its caller."""
 _BURST = 64
 """Batches read before they are handled."""
-_LONE = 2048
-"""Bytes of a batch at most that came alone, perhaps: acknowledging it needs no knowledge of what follows."""
+_LONE = 1024
+"""Bytes of a datagram at most that came alone, perhaps: a full one, of 1200 or more, is one of many."""
 _SLEPT = 0.00003
 """Seconds after which a wait was a sleep: nothing had come before."""
 _HOLD = 0.002
@@ -374,6 +374,7 @@ class Driver:
                     batches = self._read_one_or_more() if slept else self._read_burst()[0]
                     if batches:
                         self._handle(batches, True, self._after_work)
+                        now = monotonic()  # or the work just done would pass for sleep
             return result
         except BaseException:
             lease.end()
@@ -626,13 +627,10 @@ class Driver:
             return self._read_burst()[0]
         self._unread = True
         batch = self._receive_lone()
-        if batch is None:
-            self._unread = False
-            return []
-        if len(batch.buffer) > _LONE:
+        if batch is not None and len(batch.buffer) > _LONE:
             return [batch, *self._read_burst()[0]]
         self._unread = False
-        return [batch]
+        return [] if batch is None else [batch]
 
     def _handle(self, batches: list[Batch], ended: bool, between: Callable[[], None]) -> None:
         """Feed ``batches`` to the endpoint, letting go of the lock every now and then to do what is ``between``."""
