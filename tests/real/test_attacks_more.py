@@ -115,6 +115,7 @@ def test_attack_17_a_peer_that_finishes_nothing(make: Make) -> None:
     a.add_peer("b", at(b))
     c.add_peer("b", at(b))
     assert b.wait_connected(["a", "c"], DEADLINE)
+    assert a.wait_connected("b", DEADLINE)
     endpoint = a._engine.driver.endpoint
     before = resident()
 
