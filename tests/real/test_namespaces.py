@@ -197,7 +197,7 @@ def test_attack_50_a_router_that_forgets(lab: Lab) -> None:
 
 def test_attack_43_an_interface_goes_down_and_comes_back(lab: Lab) -> None:
     """Attack 43: the cable is pulled for less than ``timeout``, then for more. Sends fail meanwhile, which is told."""
-    a, b = homes(lab, timeout=3.0)
+    a, b = homes(lab, timeout=5.0)
     heard = kinds(a)
     for longer in (False, True):
         talk = Talk(a, b)
