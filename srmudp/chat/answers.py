@@ -99,7 +99,7 @@ def _find(chat: Conversation, arguments: str) -> tuple[Person | None, str]:
 def _remove(chat: Conversation, arguments: str) -> None:
     if not chat.people.labels() or split_name(arguments, chat.people.labels())[0] not in chat.people.labels():
         name, _ = split_name(arguments, chat.book.names())
-        if chat.book.drop(name):  # not here, but known from before
+        if chat.forget(name):  # not here, but known from before
             chat.note(f"forgot the key of {name}")
             return
     person, _ = _find(chat, arguments)
@@ -111,7 +111,7 @@ def _remove(chat: Conversation, arguments: str) -> None:
 def _part_with(chat: Conversation, person: Person) -> None:
     for name in (person.name, chat.book_name(person)):
         if name is not None:
-            chat.book.drop(name)
+            chat.forget(name)
     try:
         chat.net.remove_peer(person.name)
     except UnknownPeer:
@@ -176,7 +176,7 @@ def _verify(chat: Conversation, arguments: str) -> None:
         chat.net.trust(person.name)
         name = chat.book_name(person) or person.name
         entry = chat.book.get(name) or Entry()
-        chat.book.put(name, Entry(entry.addresses, compared, verified=True))
+        chat.keep(name, Entry(entry.addresses, compared, verified=True))
         chat.relabel()
         chat.note(f"{person.label} is verified: any other key will be refused")
 
@@ -226,7 +226,7 @@ def _block(chat: Conversation, arguments: str) -> None:
     _part_with(chat, person)
     if peer_id is not None:
         chat.net.admit(peer_id, False)
-        chat.book.put(name, Entry((), peer_id, blocked=True))
+        chat.keep(name, Entry((), peer_id, blocked=True))
     chat.note(f"blocked {person.label}; /unblock {name} undoes it")
 
 
@@ -237,7 +237,7 @@ def _unblock(chat: Conversation, arguments: str) -> None:
         known = ", ".join(shown(other, MAX_NICK_SHOWN) for other in blocked) or "nobody"
         chat.mistake(f"{shown(name, MAX_NICK_SHOWN)} is not blocked; blocked: {known}")
         return
-    chat.book.drop(name)
+    chat.forget(name)
     chat.note(f"{name} is not blocked any more; /add {name} <addr> connects")
 
 

@@ -420,7 +420,7 @@ class Conversation:
         if person is None:
             return
         person.peer_id = event.peer_id
-        self.book.drop(person.name)
+        self.forget(person.name)
         self.relabel()
         self.warn(
             f"{person.label} has ANOTHER KEY than before: somebody else, or somebody who lost the key. "
@@ -531,25 +531,35 @@ class Conversation:
         addresses = () if status.address is None else (str(status.address),)
         if name is not None and entry is not None:
             kept = tuple(dict.fromkeys((*addresses, *entry.addresses)))[:4]
-            self._put(name, replace(entry, addresses=kept))
+            self.keep(name, replace(entry, addresses=kept))
         else:
-            self._put(self._free(person.name, person.peer_id), Entry(addresses, person.peer_id))
+            self.keep(self._free(person.name, person.peer_id), Entry(addresses, person.peer_id))
 
     def _remember_admitted(self, name: str, peer_id: PeerId, address: Address) -> None:
         if self.book.named(peer_id) is None:
-            self._put(self._free(name, peer_id), Entry((str(address),), peer_id))
+            self.keep(self._free(name, peer_id), Entry((str(address),), peer_id))
 
     def _free(self, name: str, peer_id: PeerId) -> str:
         """A name that the book has for nobody else."""
         taken = self.book.get(name)
         return name if taken is None or taken.peer_id in (None, peer_id) else f"{name[:40]}#{peer_id.tag}"
 
-    def _put(self, name: str, entry: Entry) -> None:
+    def keep(self, name: str, entry: Entry) -> None:
+        """Have the book say this of ``name``: at least as long as we run, if the disk does not play along."""
         try:
             check_name(name)
             self.book.put(name, entry)
         except (OSError, ValueError) as error:
             self.warn(f"the list of people you met cannot be written: {error}")
+
+    def forget(self, name: str) -> bool:
+        """Have the book say nothing of ``name``; whether it did."""
+        known = self.book.get(name) is not None
+        try:
+            self.book.drop(name)
+        except OSError as error:
+            self.warn(f"the list of people you met cannot be written: {error}")
+        return known
 
     def connect(self, entries: Mapping[str, Entry]) -> None:
         """Add peers; all or, with an exception, none.
@@ -575,7 +585,7 @@ class Conversation:
             person.given = entry.addresses
             person.added = self.clock()
             if entry.verified and entry.peer_id is not None:
-                self._put(name, entry)
+                self.keep(name, entry)
         self.relabel()
 
     # --- lines ---

@@ -347,6 +347,28 @@ def test_verifying_takes_the_key_that_was_compared() -> None:
     assert rig.net.calls == []
 
 
+def test_a_book_that_cannot_be_written_ends_no_chat(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    rig = Rig(accept=Accept.ALL, book=Book(str(folder / "peers.json")))
+    rig.type("/add Bob 192.0.2.9:8001")
+    rig.meet("Bob", trust=Trust.FIRST_USE)
+    rig.meet("Eve")
+    (folder / "peers.json").unlink()
+    folder.rmdir()
+
+    def is_told(lines: list[str]) -> bool:
+        return any("the list of people you met cannot be written" in line for line in lines)
+
+    assert is_told(rig.type("/verify Bob yes"))
+    assert "verified" in rig.type("/whois Bob")[2]
+    assert is_told(texts(rig.chat.happened(PeerEvent(EventKind.PEER_CHANGED, "Bob", peer_id_of("Mallory")))))
+    assert is_told(rig.type("/block Eve"))
+    assert rig.chat.verdict(peer_id_of("Eve"), "Eve", HERE) is False
+    assert is_told(rig.type("/unblock Eve"))
+    assert rig.chat.verdict(peer_id_of("Eve"), "Eve", HERE) is True
+
+
 def test_blocking() -> None:
     rig = Rig(accept=Accept.ALL)
     rig.meet("Eve")
