@@ -16,6 +16,9 @@ Wire = Literal["native", "srudp", "srmudp-0.0.4"]
 
 WIRES: Final[tuple[Wire, ...]] = ("native", "srudp", "srmudp-0.0.4")
 
+MAX_PORT_STEP: Final = 16
+"""Ports between two that a NAT gives out in a row, at most: with more, other flows or chance are as good a reason."""
+
 
 class Address(NamedTuple):
     """An IP address (text, canonical form) and a UDP port.
@@ -95,6 +98,55 @@ class Message:
     channel: int = 0
 
 
+class NatBehaviour(Enum):
+    """How a NAT treats a socket (RFC 4787): which outside address it gives it, and whom it lets in."""
+
+    ENDPOINT_INDEPENDENT = "endpoint-independent"
+    """One outside address for all; whoever knows it gets in. The same as without a NAT."""
+    ADDRESS_DEPENDENT = "address-dependent"
+    """Another one for each host we send to; only hosts we sent to get in."""
+    ADDRESS_AND_PORT_DEPENDENT = "address-and-port-dependent"
+    """Another one for each port too; only addresses and ports we sent to get in."""
+    UNKNOWN = "unknown"
+    """Not enough was seen to tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class NatTraits:
+    """What somebody who is to reach us needs to know of our NAT; ``PublicAddress.traits`` gives ours.
+
+    Args:
+        mapping: how the NAT gives out addresses.
+        filtering: whom it lets in.
+        port_step: what each port it gives out differs by from the one before, where that was always the same.
+        last_port: the port it gave out last, of those seen.
+
+    Raises:
+        ValueError: the step is 0 or above ``MAX_PORT_STEP`` either way, or the port is none.
+    """
+
+    mapping: NatBehaviour = NatBehaviour.UNKNOWN
+    filtering: NatBehaviour = NatBehaviour.UNKNOWN
+    port_step: int | None = None
+    last_port: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.port_step is not None and not 1 <= abs(self.port_step) <= MAX_PORT_STEP:
+            raise ValueError(f"port_step must be 1 to {MAX_PORT_STEP} or the same below 0, not {self.port_step!r}")
+        if self.last_port is not None and not 1 <= self.last_port <= 65_535:
+            raise ValueError(f"last_port must be 1 to 65535, not {self.last_port!r}")
+
+    @property
+    def hard(self) -> bool:
+        """True if everybody we send to sees another address, so that none we tell is of use as it is."""
+        return self.mapping in (NatBehaviour.ADDRESS_DEPENDENT, NatBehaviour.ADDRESS_AND_PORT_DEPENDENT)
+
+    @property
+    def predictable(self) -> bool:
+        """True if the next address can be guessed."""
+        return self.hard and self.port_step is not None and self.last_port is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """A peer to be added, spelled out: addresses to try and the identity it must prove.
@@ -104,6 +156,7 @@ class Peer:
         peer_id: pin; any other key is refused. ``None`` trusts the first key that answers our own punch.
         wire: what its program speaks, if not what the socket was told to speak: ``"srudp"`` or ``"srmudp-0.0.4"`` for
             the published packages of these names. The old wires have no authentication.
+        nat: what its side told of its NAT, as an invite does; the better it is known, the more can be tried.
 
     Example::
 
@@ -113,6 +166,7 @@ class Peer:
     addresses: tuple[str | tuple[str, int], ...] | list[str | tuple[str, int]] | str = ()
     peer_id: PeerId | None = None
     wire: Wire | None = None
+    nat: NatTraits | None = None
 
 
 class PeerState(Enum):
@@ -242,19 +296,6 @@ _STATUS_KEYS = (
 )
 
 
-class NatBehaviour(Enum):
-    """How a NAT treats a socket (RFC 4787): which outside address it gives it, and whom it lets in."""
-
-    ENDPOINT_INDEPENDENT = "endpoint-independent"
-    """One outside address for all; whoever knows it gets in. The same as without a NAT."""
-    ADDRESS_DEPENDENT = "address-dependent"
-    """Another one for each host we send to; only hosts we sent to get in."""
-    ADDRESS_AND_PORT_DEPENDENT = "address-and-port-dependent"
-    """Another one for each port too; only addresses and ports we sent to get in."""
-    UNKNOWN = "unknown"
-    """Not enough was seen to tell."""
-
-
 @dataclass(frozen=True, slots=True)
 class PublicAddress:
     """What ``discover()`` found: where this socket is seen from outside. ``str()`` gives it as ``"host:port"``.
@@ -268,6 +309,8 @@ class PublicAddress:
         translated: whether there is a NAT that changes our address; None if nobody can tell.
         answers: server to the address it saw.
         failures: server, as it was given, to the reason why it did not help.
+        port_step: what each port the NAT gives out differs by from the one before, where that was always the same.
+        last_port: the one it gave out last, to any of the servers.
     """
 
     ipv4: Address | None = None
@@ -277,6 +320,13 @@ class PublicAddress:
     translated: bool | None = None
     answers: Mapping[Address, Address] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
+    port_step: int | None = None
+    last_port: int | None = None
+
+    @property
+    def traits(self) -> NatTraits:
+        """What to tell, beside the address, to those who shall reach us: ``Peer(..., nat=traits)``."""
+        return NatTraits(self.mapping, self.filtering, self.port_step, self.last_port)
 
     @property
     def address(self) -> Address:

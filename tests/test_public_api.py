@@ -31,6 +31,7 @@ EXPORTED = [
     "MessageTooBig",
     "MultiHolepunchSocket",
     "NatBehaviour",
+    "NatTraits",
     "Packet",
     "Peer",
     "PeerEvent",

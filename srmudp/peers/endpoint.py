@@ -20,7 +20,7 @@ from ..config import CHANNELS, PRIORITIES, Config
 from ..crypto.backend import Backend
 from ..crypto.keys import Identity, static_key_of
 from ..exceptions import DecodeError, MessageTooBig
-from ..models import Address, EventKind, PeerId, PeerState, PeerStatus, Trust, Wire
+from ..models import Address, EventKind, NatTraits, PeerId, PeerState, PeerStatus, Trust, Wire
 from ..nat.stun import is_sound
 from ..protocol.credit import ReceiveBudget
 from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, RoomFreed, ServerAnswered
@@ -275,6 +275,7 @@ class Endpoint:
         *,
         pinned: bool = True,
         wire: Wire = "native",
+        nat: NatTraits | None = None,
     ) -> None:
         """Add a peer, or addresses to one of that name.
 
@@ -282,6 +283,7 @@ class Endpoint:
             peer_id: the key it must prove; None takes the first one that answers our punch.
             pinned: False for a key that was trusted on first use in an earlier run.
             wire: what is spoken with it. Never found out from what it sends.
+            nat: what its side told of its NAT.
 
         Raises:
             ValueError: the name stands for another key or wire, the key is our own, or there are too many peers.
@@ -323,6 +325,7 @@ class Endpoint:
                 registry.bind(peer, peer_id)
             peer.trust = Trust.PINNED if pinned else (peer.trust if peer.trust is not Trust.NONE else Trust.FIRST_USE)
         registry.set_addresses(peer, (*peer.addresses, *addresses))
+        peer.nat = nat or peer.nat
         if peer.state is PeerState.PASSIVE:
             peer.state = PeerState.CONNECTING
             peer.since = peer.next_attempt_at = now

@@ -13,7 +13,7 @@ from collections import deque
 from typing import Final, TypeVar
 
 from ..exceptions import DecodeError, RemoteProtocolError
-from ..models import Address, EventKind, PeerEvent, PeerId, PeerState, PeerStats, PeerStatus, Trust
+from ..models import Address, EventKind, NatTraits, PeerEvent, PeerId, PeerState, PeerStats, PeerStatus, Trust
 from ..protocol.congestion import make_controller
 from ..protocol.connection import Arrival, Connection
 from ..protocol.events import Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed
@@ -67,6 +67,7 @@ class Peer:
         self.trust = Trust.NONE
         self.stranger = stranger
         self.addresses: list[Address] = []
+        self.nat: NatTraits | None = None  # what the user was told of the peer's
         self.state = PeerState.CONNECTING
         self.since = now  # when connecting or reconnecting began
         self.failure: str | None = None

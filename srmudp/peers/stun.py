@@ -96,6 +96,7 @@ class Stun:
         self._running: list[Discovery] = []
         self._answers = TokenBucket(ANSWERS, ANSWERS)
         self._networks: dict[str, TokenBucket] = {}
+        self._asked = 0
         self.samples = NatSamples()
 
     # --- what comes in
@@ -144,11 +145,14 @@ class Stun:
             self._on_progress(discovery)
 
     def _ended(self, discovery: Discovery, local: Address | None) -> Callable[[Outcome], None]:
+        self._asked += 1
+        order = self._asked
+
         def ended(outcome: Outcome) -> None:
             discovery.open.pop(outcome.server, None)
             discovery.outcomes[outcome.server] = outcome
             if outcome.mapped is not None:
-                self.samples.add(Sample(local, outcome.server, outcome.mapped, outcome.at))
+                self.samples.add(Sample(local, outcome.server, outcome.mapped, outcome.at, order))
                 if discovery.settle_at is None:
                     discovery.settle_at = outcome.at + GRACE
                 if discovery.filtering and outcome.other is not None:
@@ -209,6 +213,7 @@ class Stun:
         failures = {str(one.server): one.failure for one in discovery.outcomes.values() if one.failure}
         ipv4, ipv6 = (_most_common(answers, family) for family in (4, 6))
         version = 6 if ipv4 is None and ipv6 is not None else 4
+        port_step, last_port = self.samples.ports(now, version)
         return PublicAddress(
             ipv4,
             ipv6,
@@ -217,6 +222,8 @@ class Stun:
             self.samples.translated(now, version),
             answers,
             failures,
+            port_step,
+            last_port,
         )
 
     # --- time

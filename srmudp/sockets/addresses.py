@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from ..exceptions import IdentityError
-from ..models import WIRES, Address, Peer, PeerId, Wire
+from ..models import WIRES, Address, NatTraits, Peer, PeerId, Wire
 
 MAX_NAME_BYTES = 64
 """UTF-8 bytes of a peer's or a socket's name: what the handshake has room for."""
@@ -42,20 +42,23 @@ class Target:
         hosts: host names and ports still to be looked up.
         peer_id: the pin, or None.
         wire: what is spoken with it.
+        nat: what its side told of its NAT.
     """
 
     addresses: tuple[Address, ...] = ()
     hosts: tuple[tuple[str, int], ...] = ()
     peer_id: PeerId | None = None
     wire: Wire = "native"
+    nat: NatTraits | None = None
 
     def merged(self, other: Target) -> Target:
-        """Both together; the pin of ``other`` wins if it has one. They speak the same wire."""
+        """Both together; the pin and NAT of ``other`` win if it has them. They speak the same wire."""
         return Target(
             tuple(dict.fromkeys((*self.addresses, *other.addresses))),
             tuple(dict.fromkeys((*self.hosts, *other.hosts))),
             other.peer_id or self.peer_id,
             self.wire,
+            other.nat or self.nat,
         )
 
 
@@ -116,12 +119,16 @@ def parse_target(name: str, spec: object, own: PeerId | None = None, wire: Wire 
     what = f"peer {name!r}"
     entries: Iterable[object]
     peer_id: PeerId | None = None
+    nat: NatTraits | None = None
     if isinstance(spec, Peer):
         peer_id, given = spec.peer_id, spec.addresses
         if peer_id is not None and not isinstance(peer_id, PeerId):
             _refuse(what, peer_id, "peer_id must be a PeerId; PeerId.parse(text) makes one")
         entries = [given] if _is_single(given) else list(given)
         wire = wire if spec.wire is None else check_wire(spec.wire)
+        nat = spec.nat
+        if nat is not None and not isinstance(nat, NatTraits):
+            _refuse(what, nat, "nat must be NatTraits")
     elif isinstance(spec, list):
         entries = spec
     else:
@@ -147,7 +154,7 @@ def parse_target(name: str, spec: object, own: PeerId | None = None, wire: Wire 
         raise ValueError(f"{what}: this is the PeerId of this socket itself")
     if wire != "native" and peer_id is not None:
         raise ValueError(f"{what}: a program that speaks {wire} cannot prove a PeerId")
-    return Target(tuple(addresses), tuple(hosts), peer_id, wire)
+    return Target(tuple(addresses), tuple(hosts), peer_id, wire, nat)
 
 
 def check_wire(wire: object) -> Wire:

@@ -236,7 +236,7 @@ class Household(Generic[D]):
         try:
             for name, target in targets.items():
                 try:
-                    endpoint.add_peer(name, target.addresses, target.peer_id, now, wire=target.wire)
+                    endpoint.add_peer(name, target.addresses, target.peer_id, now, wire=target.wire, nat=target.nat)
                 except ValueError as error:
                     raise ValueError(f"peer {name!r}: {error}") from error
                 if name not in book:

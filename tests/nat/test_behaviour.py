@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from srmudp.models import Address, NatBehaviour
+from srmudp.models import Address, NatBehaviour, NatTraits
 from srmudp.nat.behaviour import LIFETIME, MAX_SAMPLES, TOGETHER, FilterSample, NatSamples, Sample, is_local
 
 INDEPENDENT = NatBehaviour.ENDPOINT_INDEPENDENT
@@ -74,6 +74,50 @@ def test_verdicts_change_with_the_network() -> None:
     assert samples.mapping(61.0) is INDEPENDENT
     assert samples.mapping(61.0 + LIFETIME) is INDEPENDENT
     assert samples.mapping(61.1 + LIFETIME) is UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("ports", "step"),
+    [
+        ([], None),
+        ([40_000], None),
+        ([40_000, 40_001], 1),
+        ([40_001, 40_000], -1),
+        ([40_000, 40_004, 40_010], 2),  # somebody else's flows took the ports in between
+        ([40_000, 40_001, 40_000], None),
+        ([40_000, 40_000], None),
+        ([40_000, 51_234], None),
+        ([40_000, 40_001, 51_234], None),
+    ],
+)
+def test_step_of_ports(ports: list[int], step: int | None) -> None:
+    samples = NatSamples()
+    # Asked in this order; the answers come the other way round.
+    for order, port in reversed(list(enumerate(ports))):
+        samples.add(Sample(LOCAL, Address(f"198.51.100.{order}", 3478), outside(port), 1.0 - order / 10, order))
+    assert samples.ports(1.0) == (step, ports[-1] if ports else None)
+    assert samples.ports(1.0, 6) == (None, None)
+
+
+def test_ports_of_two_addresses_have_no_step() -> None:
+    samples = NatSamples()
+    samples.add(Sample(LOCAL, A1, outside(40_000), 0.0, 1))
+    samples.add(Sample(LOCAL, B1, outside(40_001, "203.0.113.6"), 0.0, 2))
+    assert samples.ports(0.0) == (None, 40_001)
+
+
+@pytest.mark.parametrize("traits", [{"port_step": 0}, {"port_step": 17}, {"last_port": 0}, {"last_port": 65_536}])
+def test_traits_are_checked(traits: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        NatTraits(BOTH, BOTH, **traits)
+
+
+def test_traits_that_can_be_predicted() -> None:
+    assert NatTraits(BOTH, BOTH, 1, 40_000).predictable
+    assert not NatTraits(BOTH, BOTH, None, 40_000).predictable
+    easy = NatTraits(INDEPENDENT, BOTH, None, 40_000)
+    assert not easy.predictable
+    assert not easy.hard
 
 
 def test_families_are_judged_apart() -> None:
