@@ -189,6 +189,8 @@ class NoReaders(asyncio.SelectorEventLoop):
     def add_reader(self, *args: Any) -> None:
         raise NotImplementedError
 
+    remove_reader = remove_writer = add_reader  # type: ignore[assignment]
+
 
 def test_a_loop_that_cannot_watch_sockets_is_refused_with_advice() -> None:
     async def main() -> int:

@@ -9,6 +9,7 @@ in the next turn then. Key agreement runs in the loop's executor, :data:`_JOBS` 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
@@ -425,8 +426,9 @@ class Driver:
         self.stopped = True
         self.topics.wake_all()
         if not self.loop.is_closed():
-            self.loop.remove_reader(self.transport.fileno())
-            self.loop.remove_writer(self.transport.fileno())
+            with contextlib.suppress(NotImplementedError):  # by such a loop as start() refuses
+                self.loop.remove_reader(self.transport.fileno())
+                self.loop.remove_writer(self.transport.fileno())
         for handle in (self._flushing, self._reading, self._timer):
             if handle is not None:
                 handle.cancel()
