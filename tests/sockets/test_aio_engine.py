@@ -438,6 +438,8 @@ async def test_accept_may_be_a_function_or_a_coroutine() -> None:
     def decide(name: str) -> bool | None:
         if name == "bad":
             raise ValueError("on purpose")
+        if name == "ended":
+            raise asyncio.CancelledError  # not the question's, but of something it waited for
         return None if name == "later" else name == "good"
 
     async def slowly(peer_id: object, name: str, address: Address) -> bool | None:
@@ -446,16 +448,17 @@ async def test_accept_may_be_a_function_or_a_coroutine() -> None:
 
     for accept in (slowly, lambda peer_id, name, address: decide(name)):
         async with new_rig(accept=accept) as rig:
-            rig.emit(*[event(name) for name in ("good", "other", "bad", "later", "end")])
+            rig.emit(*[event(name) for name in ("good", "other", "bad", "later", "ended", "end")])
 
             def admits(rig: Rig = rig) -> list[Any]:
                 return [call for call in rig.endpoint.calls if call[0] == "admit"]
 
-            await reach(lambda admits=admits: len(admits()) == 4)
+            await reach(lambda admits=admits: len(admits()) == 5)
             assert admits() == [
                 ("admit", peer_id_of("good"), True),
                 ("admit", peer_id_of("other"), False),
                 ("admit", peer_id_of("bad"), False),
+                ("admit", peer_id_of("ended"), False),
                 ("admit", peer_id_of("end"), False),
             ]
 

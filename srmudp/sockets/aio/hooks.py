@@ -203,15 +203,12 @@ class Hooks(Registry):
                 return False
             self._complain(repr(hook))
         except asyncio.CancelledError:
-            if self._is_cancelled():
+            if _is_cancelled():
                 raise
             self._complain(repr(hook))  # something it waited for was cancelled, not the hook
         except Exception:
             self._complain(repr(hook))
         return True
-
-    def _is_cancelled(self) -> bool:
-        return self._task is not None and self._task.cancelling() > 0
 
     def _complain(self, hook: str) -> None:
         if self._complaint():
@@ -227,6 +224,14 @@ async def ask(question: Callable[[], bool | Awaitable[bool | None] | None]) -> b
         return None if answer is None else bool(answer)
     except (SocketClosed, LocalProtocolError):
         return False
-    except Exception:
+    except (asyncio.CancelledError, Exception) as error:
+        if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+            raise
         log.exception("! accept raised: the stranger is refused")
         return False
+
+
+def _is_cancelled() -> bool:
+    """Whether it is this task that is cancelled, and not just something that it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
