@@ -262,6 +262,21 @@ async def test_the_goodbyes_are_sent_even_if_the_system_has_no_room_at_first() -
 
 
 @in_loop
+async def test_every_goodbye_is_sent_even_if_that_takes_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("srmudp.sockets.aio.driver._HOLD", 0.0)
+    async with new_rig() as rig:
+        goodbyes = [b"M%d:goodbye" % number for number in range(1, 11)]
+
+        def close(now: float) -> None:
+            for _ in goodbyes:
+                rig.endpoint.send_message("bob", b"goodbye", channel=0, reliable=False, ttl=None, now=now)
+
+        rig.endpoint.close = close  # type: ignore[method-assign]
+        await rig.engine.close_gently(0.0)
+        assert rig.transport.sent == goodbyes
+
+
+@in_loop
 async def test_a_waiting_send_ends_with_the_socket() -> None:
     async with new_rig() as rig:
         rig.endpoint.full = {"bob"}

@@ -315,15 +315,17 @@ class Driver:
             self._reading = self.loop.call_soon(self._read_on)
         self._tell(now)
 
-    def _transmit(self, now: float) -> None:
-        """Seal and send what the window allows, as much as one turn takes."""
+    def _transmit(self, now: float) -> bool:
+        """Seal and send what the window allows, as much as one turn takes. True if nothing is left."""
         limit = now + _HOLD
+        is_done = False
         poll_transmit, send_batch = self.endpoint.poll_transmit, self.transport.send_batch
         while not self._blocked:
             transmit, self._rest = self._rest, None
             if transmit is None:
                 transmit = poll_transmit(now)
                 if transmit is None:
+                    is_done = True
                     break
             payload, segment_size, destination = transmit
             sent = send_batch(payload, segment_size, destination)
@@ -338,6 +340,7 @@ class Driver:
                     self._flush_soon()
                 break
         self._tell(now)
+        return is_done
 
     def _on_writable(self) -> None:
         self.loop.remove_writer(self.transport.fileno())
@@ -410,14 +413,14 @@ class Driver:
             log.error("! internal error (%s): this is a bug in srmudp, please report it", where, exc_info=info)
 
     def transmit_now(self) -> bool:
-        """Send what there is, without waiting for the loop to turn. True if nothing is left."""
-        if not self.stopped and not self._busy:
-            try:
-                self._busy = True
-                self._transmit(monotonic())
-            finally:
-                self._busy = False
-        return self._rest is None and not self._blocked
+        """Send as much as one turn takes, without waiting for it. True if nothing is left that may be sent."""
+        if self.stopped or self._busy:
+            return True
+        try:
+            self._busy = True
+            return self._transmit(monotonic())
+        finally:
+            self._busy = False
 
     def stop(self) -> None:
         """Leave the loop, close the transport and refuse further calls. Idempotent, never waits."""
