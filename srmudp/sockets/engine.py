@@ -256,7 +256,7 @@ class Engine:
 
     def seen_addresses(self) -> tuple[SeenAddress, ...]:
         """Where others see us."""
-        return self.driver.peek(self.house.endpoint.stun.seen)
+        return self.driver.peek(self.house.seen_addresses)
 
     # --- names of hosts, on the resolver thread ---
 

@@ -14,7 +14,7 @@ from time import time
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from ..exceptions import LocalProtocolError, MessageTooBig, QueueFull, SocketClosed, UnknownPeer
-from ..models import Address, EventKind, Message, PeerEvent, PeerId, PeerStatus, Trust
+from ..models import Address, EventKind, Message, PeerEvent, PeerId, PeerStatus, SeenAddress, Trust
 from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed, ServerAnswered
 from .addresses import Target
 from .delivery import Outcome
@@ -285,6 +285,10 @@ class Household(Generic[D]):
     def statuses(self, now: float) -> dict[str, PeerStatus]:
         """A snapshot of all peers."""
         return self.endpoint.statuses(now)
+
+    def seen_addresses(self, now: float) -> tuple[SeenAddress, ...]:
+        """Where others see us."""
+        return self.endpoint.stun.seen(now)
 
     def are_connected(self, now: float, names: Sequence[str] | None) -> bool | None:
         """True if all ``names`` (None: all added) are connected, False if the socket closes, None if not yet.

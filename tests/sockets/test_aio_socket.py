@@ -300,6 +300,7 @@ async def test_after_fork() -> None:
                     lambda: a.register_message_hook(print),
                     lambda: a.on_event(print),
                     lambda: a.drops,
+                    lambda: a.addresses,
                     a.getsockname,
                 ):
                     try:
@@ -323,7 +324,7 @@ async def test_after_fork() -> None:
         os.waitpid(child, 0)
         answers = os.read(reader, 1000).decode().split(",")
         os.close(reader)
-        assert answers == ["refused"] * 14 + ["closed"]
+        assert answers == ["refused"] * 15 + ["closed"]
         delivery = await a.send(b"parent")
         message = await b.receive(10)
         assert message is not None

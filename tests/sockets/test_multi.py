@@ -470,6 +470,7 @@ def test_after_fork(pair: tuple[MultiHolepunchSocket, MultiHolepunchSocket]) -> 
                 lambda: a.off_event(print),
                 lambda: next(iter(a)),
                 lambda: a.drops,
+                lambda: a.addresses,
                 a.getsockname,
                 a.fileno,
                 a.__enter__,
@@ -489,7 +490,7 @@ def test_after_fork(pair: tuple[MultiHolepunchSocket, MultiHolepunchSocket]) -> 
     os.waitpid(child, 0)
     answers = os.read(reader, 1000).decode().split(",")
     os.close(reader)
-    assert answers == ["refused"] * 19
+    assert answers == ["refused"] * 20
     delivery = a.send(b"parent")
     message = b.receive(10)
     assert message is not None
