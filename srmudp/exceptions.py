@@ -18,6 +18,10 @@ What *we* do wrong raises at the call. What a peer does wrong closes that peer w
 counted and dropped (``MultiHolepunchSocket.drops``).
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 
 class SrmudpError(Exception):
     """Root of everything srmudp raises on purpose."""
@@ -51,7 +55,15 @@ class QueueFull(SrmudpError, TimeoutError):
 
 
 class DiscoveryFailed(SrmudpError, OSError):
-    """No STUN server told us our public address. The text says why of each, and what to try."""
+    """No STUN server told us our public address. The text says why of each, and what to try.
+
+    Attributes:
+        failures: server, as it was given, to the reason.
+    """
+
+    def __init__(self, text: str = "", failures: Mapping[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.failures: dict[str, str] = dict(failures or {})
 
 
 class LocalProtocolError(SrmudpError, RuntimeError):

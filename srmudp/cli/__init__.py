@@ -4,7 +4,8 @@ May import everything; uses the public API of :mod:`srmudp` as any program would
 the installed ``srmudp`` script. Each subcommand is a module with a function ``add_to(commands)`` that adds its parser
 and sets ``run`` on it, a function from the parsed arguments to the exit status; list the module in ``_COMMANDS``.
 
-Exit status: 0 all went well, 1 it did not, 2 the command line was not understood, 130 stopped by Ctrl-C.
+Exit status: 0 all went well, 1 it did not, 2 the command line was not understood, 130 stopped by Ctrl-C; ``doctor`` has
+one more.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from typing import NoReturn
 
 from .. import SrmudpError, __version__
 from ..chat import arguments as chat
-from . import bench, completion, demo, key, pipe, transfer
+from . import bench, completion, demo, doctor, key, pipe, transfer
 from .text import clean, soften
 
-_COMMANDS = (demo, chat, transfer, pipe, bench, key, completion)
+_COMMANDS = (demo, chat, transfer, pipe, bench, doctor, key, completion)
 
 _DESCRIPTION = """\
 Encrypted, reliable sockets that connect people behind home routers directly
@@ -37,6 +38,7 @@ examples:
   srmudp send photos/ ADDRESS    send files and folders to who does that
   tar c . | srmudp pipe ADDRESS  to somebody's 'srmudp pipe --listen | tar x'
   srmudp bench ADDRESS           how fast is it to 'srmudp bench --listen'?
+  srmudp doctor                  who can connect with you from here?
   srmudp key new me.key          make an identity: who you are to your peers
   srmudp key show me.key         your PeerId, to give to others
   srmudp key code me.key PEERID  60 digits to read aloud and compare

@@ -31,11 +31,11 @@ class Unmet(SrmudpError):
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the commands have in common."""
-    parser.add_argument("-p", "--port", type=_port, default=0, help="local UDP port (default: any that is free)")
+    parser.add_argument("-p", "--port", type=port_number, default=0, help="local UDP port (default: any that is free)")
     parser.add_argument("-k", "--key", metavar="FILE", help="identity file (default: one kept for this command)")
     parser.add_argument("-n", "--name", help="what we call ourselves (default: the user's name)")
     parser.add_argument(
-        "-w", "--wait", type=_seconds, metavar="S", help="give up after so long without a connection, in seconds"
+        "-w", "--wait", type=seconds, metavar="S", help="give up after so long without a connection, in seconds"
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="tell on standard error what happens to the peer")
 
@@ -215,7 +215,8 @@ def _numbered(path: str) -> Iterator[str]:
         yield f"{path}-{number}.key"
 
 
-def _port(text: str) -> int:
+def port_number(text: str) -> int:
+    """A port in a command line."""
     if text.isascii() and text.isdecimal() and int(text) <= 65_535:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
@@ -228,8 +229,9 @@ def _peer_id(text: str) -> PeerId:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """A number of seconds in a command line."""
     with contextlib.suppress(ValueError):
-        if 0 < (seconds := float(text)) < 1e9:
-            return seconds
+        if 0 < (number := float(text)) < 1e9:
+            return number
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")

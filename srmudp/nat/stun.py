@@ -30,6 +30,8 @@ PROBE_WAIT: Final = 1.0
 MAX_TRANSACTIONS: Final = 64
 """Questions open at a time."""
 UNKNOWN_ATTRIBUTE: Final = 420
+UNANSWERED: Final = "it did not answer"
+"""What a failure begins with if the question left and nothing came back."""
 
 
 class Outcome(NamedTuple):
@@ -162,7 +164,7 @@ class StunClient:
                 self._transmit(transaction, now)
             else:
                 del self._open[key]
-                transaction.on_end(failed(transaction.server, "it did not answer", now))
+                transaction.on_end(failed(transaction.server, UNANSWERED, now))
 
     def _transmit(self, transaction: _Transaction, now: float) -> None:
         self._send(transaction.request, transaction.server)

@@ -15,7 +15,7 @@ from typing import Final
 
 from ..models import Address, PublicAddress, SeenAddress
 from ..nat.behaviour import FilterSample, NatSamples, Sample
-from ..nat.stun import Outcome, StunClient, answer_to, failed, is_sound
+from ..nat.stun import UNANSWERED, Outcome, StunClient, answer_to, failed, is_sound
 from ..wire.stun import StunClass, StunMessage, parse_stun
 from .admission import prefix_of
 from .jobs import TokenBucket
@@ -188,7 +188,7 @@ class Stun:
     def _stop(self, discovery: Discovery, now: float) -> None:
         for server, transaction_id in discovery.open.items():
             self._client.cancel(transaction_id)
-            discovery.outcomes[server] = failed(server, "it did not answer in time", now)
+            discovery.outcomes[server] = failed(server, f"{UNANSWERED} in time", now)
         for transaction_id in discovery.probes.values():
             self._client.cancel(transaction_id)
         discovery.open.clear()

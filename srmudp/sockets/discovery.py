@@ -173,7 +173,7 @@ class Search:
         failures = {self._names.get(server, server): reason for server, reason in found.failures.items()}
         failures = self._failures | failures
         if not found.answers:
-            raise DiscoveryFailed(_explain(failures, timeout))
+            raise DiscoveryFailed(_explain(failures, timeout), failures)
         return replace(found, failures=failures)
 
 

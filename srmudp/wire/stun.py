@@ -26,8 +26,10 @@ HEADER: Final = 20
 """Bytes before the first attribute."""
 TRANSACTION_ID: Final = 12
 """Bytes of a transaction id."""
-MAX_SIZE: Final = 1280
-"""Bytes of a message that is read. Senders should not exceed 1,280 with headers (RFC 8489 section 6.1)."""
+MAX_SIZE: Final = 1472
+"""Bytes of a message that is read: a full Ethernet packet, so that it can be tried whether one gets through."""
+MAX_ENCODED: Final = 1280
+"""The same of one that is written: senders should not exceed it, with headers (RFC 8489 section 6.1)."""
 MAX_TEXT: Final = 763
 """Bytes of SOFTWARE and of a reason (sections 14.8 and 14.14)."""
 
@@ -47,6 +49,8 @@ OBSOLETE: Final = frozenset((0x0002, 0x0004, 0x0005, 0x000B))
 _MESSAGE_INTEGRITY = frozenset((0x0008, 0x001C))
 # USERNAME, REALM, NONCE, PASSWORD-ALGORITHM and USERHASH: of authentication, hence nothing to stumble over.
 _AUTHENTICATION = _MESSAGE_INTEGRITY | {0x0006, 0x0014, 0x0015, 0x001D, 0x001E}
+_FILLER = 0xFFFE
+"""Of those that need not be understood, and nobody's (section 18.3). PADDING of RFC 5780 would be refused by many."""
 _METHOD_BITS = 0x3EEF
 _BINDING = 0x0001
 _FINGERPRINT_XOR = 0x5354_554E
@@ -137,9 +141,24 @@ class StunMessage:
         message = kind_and_length + MAGIC_COOKIE + self.transaction_id + body
         if self.fingerprint:
             message += _attribute(FINGERPRINT, _fingerprint(message))
-        if len(message) > MAX_SIZE:
+        if len(message) > MAX_ENCODED:
             raise ValueError(f"a message of {len(message)} bytes")
         return message
+
+
+def padded(message: bytes, size: int) -> bytes:
+    """``message`` made so long by an attribute that everybody skips: to see what length gets through.
+
+    Args:
+        message: encoded, without a fingerprint.
+        size: bytes, a multiple of four at least four above those of ``message``; else it is rounded down to one, or the
+            message stays as it is.
+    """
+    room = (size - len(message)) // 4 * 4 - 4
+    if room < 0:
+        return message
+    length = int.from_bytes(message[2:4], "big") + 4 + room
+    return message[:2] + length.to_bytes(2, "big") + message[4:] + _attribute(_FILLER, bytes(room))
 
 
 def parse_stun(data: bytes) -> StunMessage:

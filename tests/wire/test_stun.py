@@ -12,7 +12,7 @@ import pytest
 
 from srmudp.exceptions import DecodeError
 from srmudp.models import Address
-from srmudp.wire.stun import MAX_SIZE, StunClass, StunMessage, parse_stun
+from srmudp.wire.stun import MAX_SIZE, StunClass, StunMessage, padded, parse_stun
 
 SAMPLES = json.loads((Path(__file__).parent.parent / "vectors" / "stun_rfc5769.json").read_text("utf-8"))["vectors"]
 ID = bytes(range(12))
@@ -217,3 +217,12 @@ def test_text_is_read_leniently_and_in_bounds() -> None:
 def test_what_no_reader_would_accept_is_not_written(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         replace(StunMessage(StunClass.ERROR, ID), **changes).encode()
+
+
+@pytest.mark.parametrize(("size", "length"), [(1472, 1472), (1000, 1000), (31, 28), (24, 24), (23, 20), (0, 20)])
+def test_a_message_can_be_made_longer(size: int, length: int) -> None:
+    """To see what gets through. Whoever reads it reads the same."""
+    request = StunMessage(StunClass.REQUEST, bytes(12)).encode()
+    longer = padded(request, size)
+    assert len(longer) == length
+    assert parse_stun(longer) == parse_stun(request)
