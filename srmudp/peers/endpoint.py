@@ -255,8 +255,8 @@ class Endpoint:
         for other in self._registry:
             other.ready = False
             other.scheduled = None
-            if other.attempt is not None and other.attempt.opening is None:
-                other.cancel_attempt()  # the job that makes its first arrow may be the one that was interrupted
+            if other.opening.attempt is not None and other.opening.attempt.opening is None:
+                other.opening.cancel_attempt()  # the job that makes its first arrow may be the one that was interrupted
             self.touch(other)
         if peer is not None:
             peer.recover(now)
@@ -328,7 +328,7 @@ class Endpoint:
         peer.nat = nat or peer.nat
         if peer.state is PeerState.PASSIVE:
             peer.state = PeerState.CONNECTING
-            peer.since = peer.next_attempt_at = now
+            peer.since = peer.opening.next_attempt_at = now
         self.touch(peer)
 
     def set_addresses(self, name: str, addresses: Sequence[Address], now: float) -> None:
@@ -340,18 +340,18 @@ class Endpoint:
         if name in self._registry:
             peer = self._registry.named(name)
             kept = peer.addresses if peer.aliases else []
-            if addresses and not peer.targets():
+            if addresses and not peer.opening.targets():
                 peer.failure = None  # no look-up of its names fails any more
             self._registry.set_addresses(peer, (*kept, *addresses))
-            if not peer.connected and peer.attempt is not None:
-                peer.attempt.next_send = min(peer.attempt.next_send, now)
+            if not peer.connected:
+                peer.opening.hasten(now)
             self.touch(peer)
 
     def note_unresolved(self, name: str, reason: str) -> None:
         """The names of a peer's hosts led nowhere: what its status says while there is no address to punch at."""
         if name in self._registry:
             peer = self._registry.named(name)
-            if not peer.connected and not peer.targets():
+            if not peer.connected and not peer.opening.targets():
                 peer.failure = reason
 
     def remove_peer(self, name: str, now: float) -> None:
@@ -392,7 +392,7 @@ class Endpoint:
         if wanted == self.peer_id or self._registry.by_id(wanted) not in (None, peer):
             raise ValueError("that key belongs to somebody else")
         if peer.peer_id not in (None, wanted):
-            peer.cancel_attempt()
+            peer.opening.cancel_attempt()
             self._handshakes.change_key(peer, wanted, now)
         elif peer.peer_id is None:
             self._registry.bind(peer, wanted)
@@ -410,8 +410,8 @@ class Endpoint:
         peer = self._registry.named(name)
         if peer.peer_id is not None:
             peer.send_close(CloseCode.CLOSING, "", now)
-            peer.cancel_attempt()
-            peer.drop_candidate()
+            peer.opening.cancel_attempt()
+            peer.opening.drop_half_open()
             peer.connection.fail_all(Failure.PEER_CHANGED)
             peer.collect_settled(now)
             if peer.connected:
@@ -532,8 +532,8 @@ class Endpoint:
         self.stun.stop_all(now)
         for peer in self._registry:
             peer.send_close(CloseCode.REMOVED if peer.lingering else CloseCode.CLOSING, "", now)
-            peer.cancel_attempt()
-            peer.drop_candidate()
+            peer.opening.cancel_attempt()
+            peer.opening.drop_half_open()
             peer.connection.stop()
             peer.connection.fail_all(Failure.CLOSED)
             for token, failure in peer.connection.drain_settled():
@@ -682,8 +682,8 @@ class Endpoint:
         removed = peer.lingering
         if removed:
             peer.send_close(CloseCode.REMOVED, "", now)
-        peer.cancel_attempt()
-        peer.drop_candidate()
+        peer.opening.cancel_attempt()
+        peer.opening.drop_half_open()
         if peer.connection.session is not None:
             self.forget_session(peer.connection.session)
         peer.connection.forget()

@@ -75,7 +75,7 @@ class Handshakes:
         compute = partial(open_attempt, self._us, attempt.index, self._host.random(32), peer.peer_id)
 
         def commit(opening: Opening | None, now: float) -> None:
-            peer.on_opening(attempt, opening, now)
+            peer.opening.on_opening(attempt, opening, now)
             self._host.touch(peer)
 
         self.jobs.append(Job(compute, commit))
@@ -136,7 +136,7 @@ class Handshakes:
             self._host.drops["unknown_index"] += 1
             return
         addressee = attempt.addressee
-        if source not in peer.targets() or attempt.opening is None or attempt.agreed is not None:
+        if source not in peer.opening.targets() or attempt.opening is None or attempt.agreed is not None:
             self._host.drops["unwanted_cookie"] += 1
             return
         if addressee is not None and not hmac.compare_digest(cookie_tag(addressee, reply.tagged_bytes), reply.tag):
@@ -153,7 +153,7 @@ class Handshakes:
         compute = partial(open_attempt, self._us, attempt.index, self._host.random(32), addressee, cookie=reply.cookie)
 
         def commit(opening: Opening | None, now: float) -> None:
-            peer.on_cookie(attempt, source, reply.cookie, opening, now)
+            peer.opening.on_cookie(attempt, source, reply.cookie, opening, now)
             self._host.touch(peer)
 
         self.jobs.append(Job(compute, commit))
@@ -177,7 +177,7 @@ class Handshakes:
             self._host.drops["handshake_rate"] += 1
             return
         attempt.jobs.add(datagram)
-        instance, generation, tried = peer.instance, peer.generation, peer.tried
+        instance, generation, tried = peer.instance, peer.generation, peer.opening.tried
 
         def generation_after(other: bytes) -> int:
             known = generation if other == instance else 0
@@ -189,10 +189,10 @@ class Handshakes:
             attempt.jobs.discard(datagram)
             if agreed is None:
                 self._host.drops["bad_public_key"] += 1
-            elif peer.attempt is not attempt or attempt.agreed is not None:
+            elif peer.opening.attempt is not attempt or attempt.agreed is not None:
                 self._host.drops["duplicate_handshake"] += 1
             elif self._may_answer_name(peer, agreed, source, now):
-                peer.on_agreed(attempt, agreed, source, now)
+                peer.opening.on_agreed(attempt, agreed, source, now)
             self._host.touch(peer)
 
         self.jobs.append(Job(compute, commit))
@@ -235,16 +235,16 @@ class Handshakes:
 
     def _refuse(self, peer: Peer, peer_id: PeerId, source: Address, reason: str, now: float) -> None:
         self._host.drops["refused_identity"] += 1
-        peer.cancel_attempt()
+        peer.opening.cancel_attempt()
         peer.state = PeerState.REFUSED
         peer.failure = reason
-        peer.next_attempt_at = now + peer.punch_interval(now)
+        peer.opening.next_attempt_at = now + peer.opening.punch_interval(now)
         self._host.emit(PeerEvent(EventKind.REFUSED, peer.name, peer_id, source, reason))
 
     def change_key(self, peer: Peer, peer_id: PeerId, now: float) -> None:
         """Another key takes the name: what was meant for the old one must not reach the new one."""
         old = peer.peer_id
-        peer.drop_candidate()
+        peer.opening.drop_half_open()
         if peer.connected:
             peer.send_close(CloseCode.REFUSED, "", now)
             peer.lose("another key took the name", now)
@@ -265,8 +265,8 @@ class Handshakes:
     def _make_alias(self, peer: Peer, owner: Peer, now: float) -> None:
         """``peer`` turned out to be ``owner`` under another name: one peer, two names."""
         name = peer.name
-        peer.cancel_attempt()
-        peer.drop_candidate()
+        peer.opening.cancel_attempt()
+        peer.opening.drop_half_open()
         waiting = [message for channel in peer.connection.sending.channels.values() for message in channel.waiting]
         self._registry.set_addresses(owner, (*owner.addresses, *peer.addresses))
         self._registry.drop(peer)
@@ -298,7 +298,7 @@ class Handshakes:
             return
         if half_open.accepted:
             if half_open.accepted == datagram and half_open.peer is not None and half_open.session is not None:
-                half_open.peer.repeat_established(half_open.session, now)
+                half_open.peer.opening.repeat_established(half_open.session, now)
             else:
                 self._host.drops["duplicate_handshake"] += 1
             return
@@ -347,14 +347,14 @@ class Handshakes:
             peer = self._let_in(half_open, agreed, source, now)
             if peer is None:
                 return
-        dropped = peer.may_accept(agreed)
+        dropped = peer.opening.may_accept(agreed)
         if dropped is not None:
             self._host.drops[dropped] += 1
             return
         half_open.accepted = datagram
         half_open.peer = peer
         # Not where the SHARED_KEY seems to come from: who answers from our PUBLIC_KEY has read it at this address.
-        half_open.session = peer.accept(agreed, half_open.source, now)
+        half_open.session = peer.opening.accept(agreed, half_open.source, now)
         self._host.touch(peer)
 
     def _let_in(self, half_open: HalfOpen, agreed: Agreed, source: Address, now: float) -> Peer | None:
@@ -397,6 +397,6 @@ class Handshakes:
         if len(self._registry) >= config.max_peers:
             return False
         strangers = [peer for peer in self._registry if peer.stranger]
-        where = [peer.address or peer.candidate_source for peer in strangers]
+        where = [peer.address or peer.opening.source for peer in strangers]
         neighbours = sum(address is not None and prefix_of(address.host) == network for address in where)
         return len(strangers) < config.max_strangers and neighbours < config.max_strangers_per_network

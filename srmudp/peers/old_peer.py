@@ -66,10 +66,6 @@ class OldPeer(Peer):
         """The configured address it answered from."""
         return self._partner
 
-    def targets(self) -> list[Address]:
-        """Where to punch."""
-        return self.addresses
-
     def status(self, now: float) -> PeerStatus:
         """A snapshot for the application."""
         connection = self.connection
@@ -164,7 +160,7 @@ class OldPeer(Peer):
             self._note_loss(signal.reason, now)
         else:
             self.failure = signal.reason
-            self.next_attempt_at = now + LEAST_PUNCHES
+            self.opening.next_attempt_at = now + LEAST_PUNCHES
 
     def _note_loss(self, reason: str, now: float) -> None:
         if self.connection.established:
@@ -172,7 +168,7 @@ class OldPeer(Peer):
         self.state = PeerState.LOST
         self.failure = reason
         self.since = now
-        self.next_attempt_at = now + self.punch_interval(now)
+        self.opening.next_attempt_at = now + self.opening.punch_interval(now)
         self.emit(EventKind.LOST, self._partner, reason)
         if not self.lingering:
             self._endpoint.emit(ResolveWanted(self.name))
@@ -210,7 +206,7 @@ class OldPeer(Peer):
         times: Iterable[float | None] = (
             self.connection.next_timer(),
             self.linger_until,
-            self.next_attempt_at if self._wants_punch() else None,
+            self.opening.next_attempt_at if self._wants_punch() else None,
         )
         return min((when for when in times if when is not None), default=None)
 
@@ -223,9 +219,9 @@ class OldPeer(Peer):
 
     def on_timer(self, now: float) -> None:
         """Time has passed."""
-        if self._wants_punch() and now >= self.next_attempt_at:
+        if self._wants_punch() and now >= self.opening.next_attempt_at:
             self._partner = None if self.connection.punch() else self._partner
-            self.next_attempt_at = now + max(LEAST_PUNCHES, self.punch_interval(now))
+            self.opening.next_attempt_at = now + max(LEAST_PUNCHES, self.opening.punch_interval(now))
             if self.failure is None and now - self.since >= FIRST_PHASE:
                 self.failure = f"no answer yet: is the other program running, and does it speak {self.dialect.value}?"
         self.connection.on_timer(now)
@@ -236,10 +232,10 @@ class OldPeer(Peer):
     def on_resumed(self, slept: float, now: float) -> None:
         """We stood still for ``slept`` seconds."""
         if not self.connected:
-            self.since = self.next_attempt_at = now
+            self.since = self.opening.next_attempt_at = now
         elif slept >= self._endpoint.timeout:
             self.lose(f"slept for {slept:.0f} s", now)
-            self.next_attempt_at = now
+            self.opening.next_attempt_at = now
 
     def lose(self, reason: str, now: float, state: PeerState = PeerState.LOST) -> None:
         """The session is over; what was queued waits for the next one."""
@@ -255,7 +251,7 @@ class OldPeer(Peer):
             self.lose("interrupted; connecting anew", now)
         else:
             self.connection.stop()
-        self.next_attempt_at = now
+        self.opening.next_attempt_at = now
 
     # --- output
 

@@ -17,7 +17,6 @@ from ..models import Address, EventKind, NatTraits, PeerEvent, PeerId, PeerState
 from ..protocol.congestion import make_controller
 from ..protocol.connection import Arrival, Connection
 from ..protocol.events import Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed
-from ..protocol.handshake import Agreed, Opening, outranks
 from ..protocol.mtu import MtuDiscovery
 from ..protocol.pacer import Pacer
 from ..protocol.records import Opened
@@ -27,7 +26,6 @@ from ..protocol.session import Session
 from ..wire.frames import (
     Close,
     CloseCode,
-    Established,
     Frame,
     KeyUpdate,
     KeyUpdateReply,
@@ -37,18 +35,12 @@ from ..wire.frames import (
     parse_frames,
     serialise,
 )
-from .attempts import (
-    ATTEMPT_LIFETIME,
-    FIRST_PHASE,
-    REFUSED_PUNCHES,
-    UNANSWERED,
-    Attempt,
-    punch_interval,
-)
+from .attempts import ATTEMPT_LIFETIME, REFUSED_PUNCHES
 from .host import Host, Receipt, Transmit
 from .intake import Intake
 from .key_updates import KeyUpdates
-from .paths import UNPROVEN_SENDS, AddressProof, PathValidator
+from .opening import SessionOpening
+from .paths import AddressProof, PathValidator
 
 T = TypeVar("T")
 _tuple = tuple.__new__  # half the cost of calling a NamedTuple's class
@@ -79,13 +71,10 @@ class Peer:
             lambda: endpoint.touch(self),
             endpoint.random,
         )
-        self.attempt: Attempt | None = None
-        self.candidate: Session | None = None
-        self.candidate_source: Address | None = None
+        self.opening = SessionOpening(endpoint, self, now)
         self.instance: bytes | None = None
         self.past_instances: deque[bytes] = deque(maxlen=8)
         self.generation = 0
-        self.tried: tuple[bytes, int] = (b"", 0)
         self.last_heard: float | None = None
         self.last_sent = now
         self.last_address: Address | None = None
@@ -100,7 +89,6 @@ class Peer:
         self.intake = Intake(self.connection)
         self.ready = False  # in the endpoint's queue of peers with something to send
         self.scheduled: float | None = None  # earliest entry in the endpoint's timer heap
-        self.next_attempt_at = now
         self.ever_connected = False
         self.messages_sent = self.messages_received = 0
 
@@ -154,163 +142,19 @@ class Peer:
             ),
         )
 
-    def generation_after(self, instance: bytes) -> int:
-        """The last generation used with an instance of the peer."""
-        known = self.generation if instance == self.instance else 0
-        return max(known, self.tried[1] if self.tried[0] == instance else 0)
-
-    # --- opening: our own attempt
-
-    def punch_interval(self, now: float) -> float:
-        """Seconds to the next punch: the schedule, with jitter."""
-        base = punch_interval(self.state, now - self.since)
-        return base * (0.875 + self._endpoint.random(1)[0] / 1024)
-
-    def _wants_attempt(self) -> bool:
-        if self.connected or self.candidate is not None or self.stranger:
-            return False
-        return self.state in (PeerState.CONNECTING, PeerState.LOST, PeerState.REFUSED) and bool(self.targets())
-
-    def targets(self) -> list[Address]:
-        """Where to punch: what was configured, and where it was last."""
-        if self.last_address is not None and self.last_address not in self.addresses:
-            return [*self.addresses, self.last_address]
-        return self.addresses
-
-    def _advance_attempt(self, now: float) -> None:
-        attempt = self.attempt
-        if attempt is None:
-            if self._wants_attempt() and now >= self.next_attempt_at:
-                self.attempt = self._endpoint.open_attempt(self, now)
-            return
-        if attempt.agreed is not None:
-            if now >= attempt.agreed_at + UNANSWERED:
-                self.cancel_attempt()
-                self.drop_candidate()
-                self.next_attempt_at = now
-            elif now >= attempt.next_send and attempt.answered_from is not None:
-                # Also where we punched: what answered from elsewhere may be a copy that was faster than the answer.
-                where = dict.fromkeys(self.targets())
-                if attempt.sends < UNPROVEN_SENDS or attempt.answered_from in where:
-                    where[attempt.answered_from] = None
-                for address in where:
-                    self.send_datagram(attempt.agreed.shared_key, address, now)
-                attempt.sends += 1
-                attempt.next_send = min(now + attempt.interval, attempt.agreed_at + UNANSWERED)
-                attempt.interval = min(1.0, attempt.interval * 2)
-            return
-        if attempt.opening is None:
-            return
-        if not self._wants_attempt():
-            self.cancel_attempt()
-            return
-        if self.failure is None and now - self.since >= FIRST_PHASE:
-            self.failure = "no answer yet: is the other program running, and has it added us?"
-        interval = self.punch_interval(now)
-        if now - attempt.started_at > max(ATTEMPT_LIFETIME, 3 * interval):
-            self.cancel_attempt()
-            self.next_attempt_at = now
-            self._endpoint.emit(ResolveWanted(self.name))
-            self._advance_attempt(now)
-        elif now >= attempt.next_send:
-            for target in self.targets():
-                # In turn: a cookie may be forged by who saw the punch, and the plain one is all it takes in peace.
-                openings = attempt.openings(target)
-                self.send_datagram(openings[attempt.sends % len(openings)].punch, target, now)
-            attempt.sends += 1
-            attempt.next_send = now + interval
-
-    def on_opening(self, attempt: Attempt, opening: Opening | None, now: float) -> None:
-        """The first arrow is ready."""
-        if self.attempt is attempt and opening is not None:
-            attempt.opening = opening
-            attempt.next_send = now
-            self._advance_attempt(now)
-
-    def on_agreed(self, attempt: Attempt, agreed: Agreed, source: Address, now: float) -> None:
-        """The peer answered our punch and we accept its identity: send the third arrow."""
-        attempt.agreed = agreed
-        attempt.agreed_at = attempt.next_send = now
-        attempt.answered_from = source
-        attempt.sends = 0
-        self.tried = (agreed.hello.instance, agreed.generation)
-        self._endpoint.note_generation(agreed.generation)
-        self._set_candidate(self._endpoint.new_session(self, agreed, now), source)
-        self._advance_attempt(now)
-
-    def on_cookie(self, attempt: Attempt, target: Address, cookie: bytes, opening: Opening | None, now: float) -> None:
-        """The first arrow with a cookie is ready."""
-        if self.attempt is attempt and opening is not None:
-            attempt.cookies[target][cookie] = opening
-            if attempt.agreed is None:
-                attempt.sends = len(attempt.openings(target)) - 1  # this one is next
-                attempt.next_send = now
-                self._advance_attempt(now)
-
-    def cancel_attempt(self) -> None:
-        """Our own attempt ends; its answers are no longer waited for."""
-        if self.attempt is not None:
-            self._endpoint.forget_attempt(self.attempt)
-            self.attempt = None
-
-    # --- opening: the other's attempt
-
-    def may_accept(self, agreed: Agreed) -> str | None:
-        """Whether a proven SHARED_KEY of this peer leads to a session; else the reason it is dropped."""
-        if agreed.hello.instance == self.instance and agreed.generation <= self.generation:
-            return "stale_generation"
-        if self.candidate is not None:
-            rival = self.candidate.agreed
-            if rival.hello.instance == agreed.hello.instance and outranks(rival, agreed):
-                return "lost_tie"
-        return None
-
-    def accept(self, agreed: Agreed, source: Address, now: float) -> Session:
-        """The other's attempt is the one that stays; a half-open session answers it."""
-        self.cancel_attempt()
-        self._endpoint.note_generation(agreed.generation)
-        session = self._endpoint.new_session(self, agreed, now)
-        self._set_candidate(session, source)
-        self.send_established(session, source, now)
-        return session
-
-    def repeat_established(self, session: Session, now: float) -> None:
-        """The same SHARED_KEY came again. Answered to where the first one came from: a copy proves no address."""
-        if session is self.candidate and self.candidate_source is not None:
-            self.send_established(session, self.candidate_source, now)
-
-    def send_established(self, session: Session, source: Address, now: float) -> None:
-        """The fourth arrow: key confirmation and our limits. Each repetition is a new record."""
-        if session.next_number > 64:
-            self._endpoint.drops["duplicate_handshake"] += 1
-            return
-        start = self.connection.session_start(brief=True)
-        self._send_sealed(session, [Established(), start], source, now)
-
-    def _set_candidate(self, session: Session, source: Address) -> None:
-        self.drop_candidate()
-        self.candidate = session
-        self.candidate_source = source
-
-    def drop_candidate(self) -> None:
-        """The half-open session, if any, comes to nothing."""
-        if self.candidate is not None:
-            self._endpoint.forget_session(self.candidate)
-            self.candidate = None
-
     # --- a session is there
 
     def on_opened(self, session: Session, opened: Opened, size: int, source: Address, now: float) -> bool:
         """A record of this peer was authenticated. Returns whether something may have to leave now."""
         connection = self.connection
-        if session is self.candidate:
+        if session is not connection.session:
+            if session is not self.opening.half_open:
+                self._endpoint.drops["old_session"] += 1
+                return True
             if self._refused_in(opened, now):
                 return True
             # The address that the handshake was held with: a copy of the first record may come from anywhere.
-            self._confirm(session, self.candidate_source or source, now)
-        elif session is not connection.session:
-            self._endpoint.drops["old_session"] += 1
-            return True
+            self._confirm(session, self.opening.source or source, now)
         self.last_heard = now
         path = connection.path
         assert path is not None
@@ -346,8 +190,8 @@ class Peer:
             return False
         for frame in frames:
             if isinstance(frame, Close):
-                self.cancel_attempt()
-                self.drop_candidate()
+                self.opening.cancel_attempt()
+                self.opening.drop_half_open()
                 self._on_close(frame, now)
                 return True
         return False
@@ -357,17 +201,12 @@ class Peer:
         endpoint = self._endpoint
         connection = self.connection
         old = connection.session
-        self.candidate = None
-        rtt = None
-        attempt = self.attempt
-        if attempt is not None and attempt.agreed is session.agreed and attempt.sends == 1:
-            rtt = now - attempt.agreed_at
-        self.cancel_attempt()
+        rtt = self.opening.on_confirmed(session, now)
         agreed = session.agreed
         new_instance = agreed.hello.instance != self.instance
         path = connection.path
         # Who answers an initiator needs to read neither the third arrow nor our records.
-        proven = not agreed.initiator or source in self.targets()
+        proven = not agreed.initiator or source in self.opening.targets()
         if path is None or path.address != source:
             path = self._new_path(source, now)
             if rtt is not None:
@@ -480,7 +319,7 @@ class Peer:
         if session is None:
             return
         if isinstance(frame, PathChallenge):
-            self._send_sealed(session, [PathResponse(frame.nonce)], source, now)
+            self.send_sealed(session, [PathResponse(frame.nonce)], source, now)
         elif isinstance(frame, PathResponse):
             self.validator.on_response(frame.nonce, source)
             if self.proof is not None and self.proof.is_answer(frame.nonce, source):
@@ -519,14 +358,14 @@ class Peer:
         timeout = path.rtt.probe_timeout(self._endpoint.config.max_ack_delay)
         probe = self.validator.propose(source, self._endpoint.random(16), timeout, now)
         if probe is not None:
-            self._send_sealed(session, [PathChallenge(probe.nonce_new)], source, now)
-            self._send_sealed(session, [PathChallenge(probe.nonce_old)], path.address, now)
+            self.send_sealed(session, [PathChallenge(probe.nonce_new)], source, now)
+            self.send_sealed(session, [PathChallenge(probe.nonce_old)], path.address, now)
 
     def _challenge(self, now: float) -> None:
         """Ask the address that the session was agreed with to prove itself, if it is time."""
         session, proof = self.connection.session, self.proof
         if session is not None and proof is not None and proof.take(now):
-            self._send_sealed(session, [PathChallenge(proof.nonce)], proof.address, now)
+            self.send_sealed(session, [PathChallenge(proof.nonce)], proof.address, now)
 
     def _move(self, address: Address, now: float) -> None:
         path = self.connection.path
@@ -583,7 +422,8 @@ class Peer:
             due = look
         if when is None or due < when:
             when = due
-        if self.attempt is None and self.candidate is None and self.linger_until is None:
+        opening = self.opening
+        if opening.attempt is None and opening.half_open is None and self.linger_until is None:
             return when
         return self._opening_timer(when)
 
@@ -592,8 +432,8 @@ class Peer:
         return (
             self.scheduled is not None
             and self.connection.may_wait(self.scheduled, now)
-            and self.attempt is None
-            and self.candidate is None
+            and self.opening.attempt is None
+            and self.opening.half_open is None
             and self.linger_until is None
             and self.proof is None
             and self.validator.probe is None
@@ -601,15 +441,7 @@ class Peer:
 
     def _opening_timer(self, when: float | None) -> float | None:
         """``when``, or earlier for the sake of a handshake or because the peer was removed."""
-        when = _earlier(when, self.linger_until)
-        if self.candidate is not None:
-            when = _earlier(when, self.candidate.created_at + ATTEMPT_LIFETIME)
-        if self.attempt is not None:
-            if self.attempt.opening is not None:
-                when = _earlier(when, self.attempt.next_send)
-        elif self.connection.session is None and self._wants_attempt():
-            when = _earlier(when, self.next_attempt_at)
-        return when
+        return _earlier(_earlier(when, self.linger_until), self.opening.next_timer())
 
     def on_timer(self, now: float) -> None:
         """Time has passed."""
@@ -630,12 +462,7 @@ class Peer:
                 self.lose(f"nothing heard for {self._endpoint.timeout:g} s", now)
             elif now >= self.keepalive_at:
                 self.keep_alive(now)
-        if self.candidate is not None and now >= self.candidate.created_at + ATTEMPT_LIFETIME:
-            self.drop_candidate()
-            if self.attempt is not None and self.attempt.agreed is not None:
-                self.cancel_attempt()
-            self.next_attempt_at = now
-        self._advance_attempt(now)
+        self.opening.on_timer(now)
         connection.on_timer(now)
         self.collect_settled(now)
         limits = (self.linger_until, self._stranger_until())
@@ -655,14 +482,13 @@ class Peer:
         if self.connected:
             if slept >= self._endpoint.timeout:
                 self.lose(f"slept for {slept:.0f} s", now)  # it has long given us up
-                self.next_attempt_at = now
+                self.opening.next_attempt_at = now
             else:
                 self.last_sent = now
                 self.connection.ping()
         elif self.state in (PeerState.CONNECTING, PeerState.LOST):
-            self.since = self.next_attempt_at = now
-            if self.attempt is not None:
-                self.attempt.next_send = min(self.attempt.next_send, now)
+            self.since = self.opening.next_attempt_at = now
+            self.opening.hasten(now)
 
     def lose(self, reason: str, now: float, state: PeerState = PeerState.LOST) -> None:
         """The session is over; what was queued waits for the next one."""
@@ -674,7 +500,8 @@ class Peer:
         self.state = state
         self.failure = reason
         self.since = now
-        self.next_attempt_at = now + (REFUSED_PUNCHES if state is PeerState.REFUSED else self.punch_interval(now))
+        wait = REFUSED_PUNCHES if state is PeerState.REFUSED else self.opening.punch_interval(now)
+        self.opening.next_attempt_at = now + wait
         if was_connected or state is PeerState.REFUSED:
             self.emit(EventKind.REFUSED if state is PeerState.REFUSED else EventKind.LOST, self.last_address, reason)
         if state is PeerState.LOST and not self.lingering:
@@ -682,13 +509,13 @@ class Peer:
 
     def recover(self, now: float) -> None:
         """A call about this peer was interrupted anywhere in it: start from what is certain, the queued messages."""
-        self.cancel_attempt()
-        self.drop_candidate()
+        self.opening.cancel_attempt()
+        self.opening.drop_half_open()
         self.outbox.clear()
         self.scheduled = None
         if self.connected:
             self.lose("interrupted; connecting anew", now)
-            self.next_attempt_at = now
+            self.opening.next_attempt_at = now
         self.connection.sending.recount()
         self.connection.receiving.recount()
         self.connection.unreliable_out.fail_all(Failure.LOST)
@@ -727,12 +554,13 @@ class Peer:
         address = path.address if path is not None else None
         if session is None:
             # The other end may have taken the half-open session for established already.
-            session, address = self.candidate, self.candidate_source
+            session, address = self.opening.half_open, self.opening.source
         if session is not None and address is not None:
             close = Close(code, reason.encode()[:120].decode(errors="ignore"))
-            self._send_sealed(session, [*self.connection.all_taken(), close], address, now)
+            self.send_sealed(session, [*self.connection.all_taken(), close], address, now)
 
-    def _send_sealed(self, session: Session, frames: list[Frame], destination: Address, now: float) -> None:
+    def send_sealed(self, session: Session, frames: list[Frame], destination: Address, now: float) -> None:
+        """Queue frames as a record of their own, outside the connection's own output: nothing sends them again."""
         plaintext = b"".join(serialise(frame) for frame in frames).ljust(16, b"\x00")
         _, _, wire = session.seal(plaintext, self._endpoint.config.initial_mtu)
         self.send_datagram(wire, destination, now)

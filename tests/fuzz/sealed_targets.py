@@ -93,7 +93,7 @@ class HostileWorld(World):
 
     def _session(self) -> Session | None:
         peer = peer_of(self.nodes["a"], "b")
-        return peer.connection.session or peer.candidate
+        return peer.connection.session or peer.opening.half_open
 
     def _strike(self, plaintext: bytes, mtu: int = 60_000, source: Address | None = None) -> None:
         """Seal it as one record and have it arrive at ``b``."""

@@ -139,9 +139,9 @@ def test_messages_of_another_life_are_gone_when_the_peer_restarts() -> None:
     )
     add(a, b)
     peer = peer_of(a, b)
-    assert net.run_until(lambda: peer.connection.session or peer.candidate, 30)
+    assert net.run_until(lambda: peer.connection.session or peer.opening.half_open, 30)
     net.run(0.1)
-    session = peer.connection.session or peer.candidate
+    session = peer.connection.session or peer.opening.half_open
     assert session is not None
     start = SessionStart(b"new life", bytes(8), 1000, 1 << 20, 1 << 20, 1 << 20)
     frames: list[Frame] = [Withdrawn(0, 0), start, MessagePart(0, 0, 0, 3, b"new")]

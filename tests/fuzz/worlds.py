@@ -353,7 +353,7 @@ class World:
         }
         unconnected = sum(not peer.connected for peer in node._registry)
         require(len(handshakes._attempts) <= unconnected, f"attempts are left: {handshakes._attempts}")
-        sessions = sum(peer.connected + (peer.candidate is not None) for peer in node._registry)
+        sessions = sum(peer.connected + (peer.opening.half_open is not None) for peer in node._registry)
         require(len(node._sessions) == sessions, f"{len(node._sessions)} sessions for {sessions} in use")
         for peer in node._registry:
             connection = peer.connection

@@ -174,15 +174,15 @@ def test_attack_36_a_real_handshake_with_a_false_address(role: Role, kinds: tupl
 
 def blind_sealer(t: SimNode, e: SimNode) -> Callable[[Sequence[Frame]], bytes]:
     """What a peer can seal that has read nothing of ours but the punch: the keys need no more (Noise XX)."""
-    candidate = peer_of(t, "e").candidate
-    assert candidate is not None
-    secrets = candidate.agreed.secrets
+    half_open = peer_of(t, "e").opening.half_open
+    assert half_open is not None
+    secrets = half_open.agreed.secrets
     keys = RecordKeys(e.node.backend, secrets.receive_key, secrets.send_key)
 
     def seal(frames: Sequence[Frame]) -> bytes:
         plaintext = b"".join(map(serialise, frames)).ljust(16, b"\0")
         number = keys.next_number
-        header = RecordHeader(0, candidate.local_index, number, number, 1, len(plaintext) + 16)
+        header = RecordHeader(0, half_open.local_index, number, number, 1, len(plaintext) + 16)
         return cut_record(header, keys.seal(number, header.pack(), plaintext))
 
     return seal
@@ -206,7 +206,7 @@ def test_attack_36_a_session_with_an_address_that_read_nothing(role: Role, acks:
         t.do(t.node.add_peer, "e", [], e.node.peer_id)
         e.do(e.node.add_peer, "t", [t.address], t.node.peer_id)
     send(t, "e", bytes(10_000_000))
-    until(net, lambda: peer_of(t, "e").candidate is not None, 2)
+    until(net, lambda: peer_of(t, "e").opening.half_open is not None, 2)
     seal = blind_sealer(t, e)
     e.detach()
 
@@ -320,7 +320,7 @@ def test_attack_37_addresses_do_not_add_up() -> None:
     record = Recorder(net)
     net.run(60)
     assert {item.destination.host for item in record.items} == {"198.51.100.99"}
-    assert len(peer_of(t, "fickle").targets()) == 8
+    assert len(peer_of(t, "fickle").opening.targets()) == 8
 
 
 # --- 38: the rest is in test_stun.py ---

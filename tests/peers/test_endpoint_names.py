@@ -202,7 +202,7 @@ def test_trust_of_another_key_during_a_handshake_with_the_old_one() -> None:
     a, b = make_node(net, "a", "10.0.0.1"), make_node(net, "b", "10.0.0.2")
     add(a, b)
     add(b, a)
-    until(net, lambda: peer_of(a, b).candidate is not None)
+    until(net, lambda: peer_of(a, b).opening.half_open is not None)
     wanted = identity("another").peer_id
     token = send(a, b, b"for the new key alone")
     a.do(a.node.trust, "b", wanted)

@@ -27,9 +27,9 @@ import pytest
 from srmudp.config import Config
 from srmudp.crypto.keys import Identity
 from srmudp.models import Address
-from srmudp.peers import peer as peer_module
+from srmudp.peers import opening as opening_module
 from srmudp.peers.endpoint import Endpoint
-from srmudp.peers.peer import Peer
+from srmudp.peers.opening import SessionOpening
 from srmudp.wire.packet import PUBLIC_KEY, PUNCH, RECORD, SHARED_KEY
 from tests.symbolic import Action, LabelledRandom, LocalNode, SymbolicBackend
 
@@ -89,7 +89,7 @@ class Facts(NamedTuple):
 def facts_of(node: LocalNode) -> Facts:
     endpoint = node.endpoint
     (peer,) = endpoint._registry
-    session, candidate = peer.connection.session, peer.candidate
+    session, candidate = peer.connection.session, peer.opening.half_open
     return Facts(
         session.agreed.secrets.handshake_hash if session is not None else None,
         candidate.agreed.secrets.handshake_hash if candidate is not None else None,
@@ -436,10 +436,14 @@ def test_more_of_the_same(pins: tuple[bool, bool], options: dict[str, Any]) -> N
 
 
 BROKEN_RULES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "each side prefers its own attempt": lambda patch: patch.setattr(peer_module, "outranks", lambda mine, other: True),
-    "each side prefers the other's": lambda patch: patch.setattr(peer_module, "outranks", lambda mine, other: False),
+    "each side prefers its own attempt": lambda patch: patch.setattr(
+        opening_module, "outranks", lambda mine, other: True
+    ),
+    "each side prefers the other's": lambda patch: patch.setattr(opening_module, "outranks", lambda mine, other: False),
     "a session is confirmed without a record": lambda patch: patch.setattr(
-        Peer, "_set_candidate", lambda self, session, source: self._confirm(session, source, session.created_at)
+        SessionOpening,
+        "_set_half_open",
+        lambda self, session, source: self._peer._confirm(session, source, session.created_at),
     ),
 }
 
