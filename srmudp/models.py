@@ -359,6 +359,37 @@ class SeenAddress:
     confirmed: bool
 
 
+class CandidateKind(StrEnum):
+    """How an address came to be thought one at which a peer may be reached (the words of RFC 8445)."""
+
+    HOST = "host"
+    """Of an interface of its machine."""
+    PEER_REFLEXIVE = "peer-reflexive"
+    """Where connected peers see it."""
+    MAPPED = "mapped"
+    """A port that its router forwards because it asked for that."""
+    SERVER_REFLEXIVE = "server-reflexive"
+    """Where a STUN server saw it."""
+    GIVEN = "given"
+    """The program named it."""
+
+
+class Candidate(NamedTuple):
+    """An address at which a socket may be reached, and whence it is known.
+
+    Example::
+
+        >>> str(Candidate(CandidateKind.HOST, Address("192.168.1.5", 8000)))
+        'host 192.168.1.5:8000'
+    """
+
+    kind: CandidateKind
+    address: Address
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.address}"
+
+
 class EventKind(StrEnum):
     """What happened to a peer. Compares equal to its text: ``event.kind == "connected"``."""
 

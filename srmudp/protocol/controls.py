@@ -11,11 +11,23 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from ..wire.frames import Frame, Grant, ObservedAddress, Ping, Taken, Window, Withdrawn, ack_eliciting, serialise
+from ..wire.frames import (
+    Candidates,
+    Frame,
+    Grant,
+    ObservedAddress,
+    Ping,
+    Taken,
+    Window,
+    Withdrawn,
+    ack_eliciting,
+    serialise,
+)
 from .receiving import ReceiveHalf
 from .sending import SendHalf
 
 _tuple = tuple.__new__
+_NEWEST_COUNTS = (ObservedAddress, Candidates)
 
 MAX_CONTROLS: Final = 200
 """Control frames put into one record; with the parts of messages still below what a reader takes."""
@@ -29,7 +41,7 @@ class Controls:
         delay: seconds that news waits for company.
     """
 
-    __slots__ = ("_delay", "_receiving", "_sending", "_window", "at", "frames", "observed", "urgent")
+    __slots__ = ("_delay", "_receiving", "_sending", "_window", "at", "frames", "newest", "urgent")
 
     def __init__(self, sending: SendHalf, receiving: ReceiveHalf, window: int, delay: float) -> None:
         self._sending = sending
@@ -40,8 +52,8 @@ class Controls:
         """Those of the owner, in order."""
         self.urgent = False
         """True if a record must leave for them."""
-        self.observed: ObservedAddress | None = None
-        """The newest one: an older one that was lost is not worth repeating."""
+        self.newest: dict[type[Frame], Frame] = {}
+        """Of the kinds whose newest counts: an older one that was lost is not worth repeating."""
         self.at: float | None = None
         """When news becomes urgent."""
 
@@ -49,8 +61,8 @@ class Controls:
         """Have a frame sent with the next record, which leaves at once."""
         self.frames.append(frame)
         self.urgent = True
-        if isinstance(frame, ObservedAddress):
-            self.observed = frame
+        if isinstance(frame, _NEWEST_COUNTS):
+            self.newest[type(frame)] = frame
 
     def soon(self, now: float) -> None:
         """There is news."""
@@ -76,7 +88,7 @@ class Controls:
             if channel is not None and channel.started and channel.started[0].sequence <= frame.sequence:
                 self._sending.withdrawals[(frame.channel, frame.sequence)] = None
         elif not isinstance(frame, (Ping, Window)) and not (
-            isinstance(frame, ObservedAddress) and frame is not self.observed
+            isinstance(frame, _NEWEST_COUNTS) and frame is not self.newest.get(type(frame))
         ):
             self.frames.append(frame)
 

@@ -24,7 +24,7 @@ from typing import ClassVar, Final, NamedTuple
 
 from ..config import CHANNELS
 from ..exceptions import DecodeError
-from ..models import Address
+from ..models import Address, Candidate, CandidateKind
 from .codec import ONE_BYTE, VARINT_MAX, Reader, encode_address, encode_prefixed, encode_varint, read_varint
 
 PADDING: Final = 0x00
@@ -45,6 +45,7 @@ SINGLE_ONLY: Final = 0x0E
 WINDOW: Final = 0x0F
 OBSERVED_ADDRESS: Final = 0x10
 ESTABLISHED: Final = 0x11
+CANDIDATES: Final = 0x12
 
 MAX_FRAMES = 1024
 """Frames read from one record; a run of padding counts as one."""
@@ -54,6 +55,16 @@ MAX_ACKS = 8
 """Acks read from one record. An honest one has one; many full ones would cost 10 ms to read, and more to act upon."""
 MAX_STARTS = 8
 """SessionStarts read from one record, likewise: of 64 channels each, as many as fit would cost a tenth of a second."""
+MAX_CANDIDATES = 16
+"""Addresses in a Candidates."""
+CANDIDATE_KINDS = (
+    CandidateKind.HOST,
+    CandidateKind.PEER_REFLEXIVE,
+    CandidateKind.SERVER_REFLEXIVE,
+    CandidateKind.MAPPED,
+    CandidateKind.GIVEN,
+)
+"""What their kinds are on the wire: the place in this list."""
 MAX_REASON = 128
 """Bytes of the UTF-8 text in a Close."""
 COPY_LIMIT = 1024
@@ -566,9 +577,40 @@ class Established:
         return cls()
 
 
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """All addresses at which the sender may be reached, by its own word. Of several the one with the highest serial
+    counts; it replaces what was said before."""
+
+    serial: int
+    candidates: tuple[Candidate, ...]
+
+    def serialise(self) -> bytes:
+        if len(self.candidates) > MAX_CANDIDATES:
+            raise ValueError(f"more than {MAX_CANDIDATES} candidates")
+        parts = [b"\x12", encode_varint(self.serial), bytes((len(self.candidates),))]
+        for kind, address in self.candidates:
+            parts += (bytes((CANDIDATE_KINDS.index(kind),)), encode_address(address))
+        return b"".join(parts)
+
+    @classmethod
+    def parse(cls, reader: Reader) -> Candidates:
+        """Any address is accepted: whether one is fit to be tried is for others to judge."""
+        serial, count = reader.varint(), reader.u8()
+        if count > MAX_CANDIDATES:
+            raise DecodeError(f"more than {MAX_CANDIDATES} candidates")
+        found = []
+        for _ in range(count):
+            kind = reader.u8()
+            if kind >= len(CANDIDATE_KINDS):
+                raise DecodeError(f"kind of candidate {kind}")
+            found.append(Candidate(CANDIDATE_KINDS[kind], reader.address()))
+        return cls(serial, tuple(found))
+
+
 _Common = MessagePart | UnreliablePart | Ack | Taken | Grant | Padding | Ping | Established | Close | SessionStart
 _Rare = Withdrawn | PathChallenge | PathResponse | KeyUpdate | KeyUpdateReply | SingleOnly | Window | ObservedAddress
-Frame = _Common | _Rare
+Frame = _Common | _Rare | Candidates
 
 _PARSERS: dict[int, Callable[[Reader], Frame]] = {
     PING: Ping.parse,
@@ -585,6 +627,7 @@ _PARSERS: dict[int, Callable[[Reader], Frame]] = {
     WINDOW: Window.parse,
     OBSERVED_ADDRESS: ObservedAddress.parse,
     ESTABLISHED: Established.parse,
+    CANDIDATES: Candidates.parse,
 }
 _SILENT = frozenset((Ack, Padding, Close))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from srmudp.crypto.backend import select_backend
 from srmudp.crypto.keys import cookie_tag
-from srmudp.models import Address
+from srmudp.models import Address, Candidate
 from srmudp.wire import frames, packet
 from srmudp.wire.codec import VARINT_MAX, encode_varint
 from srmudp.wire.frames import Ack, ChannelState, MessagePart, SessionStart, UnreliablePart, parse_frames, serialise
@@ -174,6 +174,8 @@ def _stun(put: Put) -> None:
 def _frames(put: Put) -> None:
     spread = tuple((VARINT_MAX - 3 * n, VARINT_MAX - 3 * n) for n in range(frames.MAX_RANGES))
     states = tuple(ChannelState(n, VARINT_MAX, VARINT_MAX - 1) for n in range(64))
+    hosts = ("0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1", "fe80::1")
+    named = [Candidate(frames.CANDIDATE_KINDS[n % 5], Address(hosts[n % 8], (0, 53)[n // 8])) for n in range(16)]
     made: dict[str, frames.Frame] = {
         "full": Ack(VARINT_MAX, spread, spread, spread),
         "everything": Ack(0, ((0, VARINT_MAX),)),
@@ -194,6 +196,7 @@ def _frames(put: Put) -> None:
         "answer": frames.PathResponse(bytes(8)),
         "ping": frames.Ping(),
         "established": frames.Established(),
+        "sixteen": frames.Candidates(VARINT_MAX, tuple(named)),
     }
     for name, frame in made.items():
         put(f"frame_{type(frame).__name__}", name, serialise(frame)[1:])

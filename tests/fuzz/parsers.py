@@ -296,7 +296,7 @@ def named_frames() -> dict[str, Callable[[Reader], frames.Frame]]:
     """Every frame class that reads itself, by name."""
     kinds = (frames.Ping, frames.Ack, frames.SessionStart, frames.Taken, frames.Grant, frames.Withdrawn, frames.Close)
     more = (frames.PathChallenge, frames.PathResponse, frames.KeyUpdate, frames.KeyUpdateReply, frames.SingleOnly)
-    rest = (frames.Window, frames.ObservedAddress, frames.Established)
+    rest = (frames.Window, frames.ObservedAddress, frames.Established, frames.Candidates)
     return {kind.__name__: kind.parse for kind in (*kinds, *more, *rest)}
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from srmudp.config import CHANNELS
 from srmudp.crypto.backend import Aead, Backend, Data, select_backend
 from srmudp.exceptions import DecodeError
-from srmudp.models import Address, EventKind
+from srmudp.models import Address, Candidate, EventKind
 from srmudp.protocol.session import Session
 from srmudp.wire import frames
 from srmudp.wire.codec import VARINT_MAX, encode_varint
@@ -339,8 +339,13 @@ def _path(world: HostileWorld, rng: random.Random) -> bytes:
 
 def _rare(world: HostileWorld, rng: random.Random) -> bytes:
     address = Address(rng.choice(("0.0.0.0", "127.0.0.1", "224.0.0.1", "2001:db8::1")), rng.choice((0, 1, 65_535)))
+    kind = rng.choice(frames.CANDIDATE_KINDS)
+    named = tuple(Candidate(kind, address._replace(port=port)) for port in (0, 53, 5000, 65_535))
     made: Frame = rng.choice(
-        (frames.Ping(), frames.Established(), frames.Padding(rng.choice((1, 900))), frames.ObservedAddress(address))
+        (
+            *(frames.Ping(), frames.Established(), frames.Padding(rng.choice((1, 900)))),
+            *(frames.ObservedAddress(address), frames.Candidates(rng.choice((0, 1, 2, VARINT_MAX)), named)),
+        )
     )
     return frames.serialise(made)
 

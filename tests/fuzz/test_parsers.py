@@ -12,11 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from srmudp.exceptions import DecodeError
-from srmudp.models import Address, PeerId
+from srmudp.models import Address, Candidate, PeerId
 from srmudp.wire import packet
 from srmudp.wire.codec import VARINT_MAX, Reader, encode_varint, read_varint
 from srmudp.wire.frames import (
+    CANDIDATE_KINDS,
     Ack,
+    Candidates,
     ChannelState,
     Close,
     CloseCode,
@@ -124,6 +126,11 @@ frames: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Window, varints),
     st.builds(ObservedAddress, addresses),
     st.just(Established()),
+    st.builds(
+        Candidates,
+        varints,
+        st.lists(st.builds(Candidate, st.sampled_from(CANDIDATE_KINDS), addresses), max_size=16).map(tuple),
+    ),
 )
 hellos = st.builds(
     Hello,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from srmudp.exceptions import DecodeError
-from srmudp.models import Address
+from srmudp.models import Address, Candidate, CandidateKind
 from srmudp.wire import frames
 from srmudp.wire.codec import VARINT_MAX, encode_varint
 from srmudp.wire.frames import (
     Ack,
+    Candidates,
     ChannelState,
     Close,
     CloseCode,
@@ -69,6 +70,17 @@ EXAMPLES: list[tuple[Frame, str]] = [
     (Window(65_536), "0f 80010000"),
     (ObservedAddress(Address("192.0.2.1", 8000)), "10 04 c0000201 1f40"),
     (Established(), "11"),
+    (Candidates(0, ()), "12 00 00"),
+    (
+        Candidates(
+            64,
+            (
+                Candidate(CandidateKind.HOST, Address("192.0.2.1", 8000)),
+                Candidate(CandidateKind.GIVEN, Address("2001:db8::1", 1)),
+            ),
+        ),
+        "12 4040 02 00 04 c0000201 1f40 04 06 20010db8000000000000000000000001 0001",
+    ),
 ]
 
 
@@ -96,15 +108,27 @@ def test_cut_frames_are_refused(frame: Frame, text: str) -> None:
 
 def test_type_numbers() -> None:
     numbers = {int(text.split()[0], 16): type(frame) for frame, text in EXAMPLES}
-    assert sorted(numbers) == list(range(0x12))
+    assert sorted(numbers) == list(range(0x13))
     assert numbers[frames.MESSAGE_PART] is MessagePart
     assert numbers[frames.ESTABLISHED] is Established
 
 
-@pytest.mark.parametrize("kind", [0x12, 0x3F, 0x40, 0xFF])
+@pytest.mark.parametrize("kind", [0x13, 0x3F, 0x40, 0xFF])
 def test_unknown_types_are_refused(kind: int) -> None:
     with pytest.raises(DecodeError, match="type"):
         parse_frames(b"\x01" + bytes((kind,)) + bytes(20))
+
+
+def test_candidates_are_few_and_of_known_kinds() -> None:
+    """Attack 37: no record names a thousand."""
+    one = Candidate(CandidateKind.HOST, Address("192.0.2.1", 8000))
+    assert parse_frames(serialise(Candidates(1, (one,) * 16))) == [Candidates(1, (one,) * 16)]
+    with pytest.raises(ValueError):
+        serialise(Candidates(1, (one,) * 17))
+    with pytest.raises(DecodeError, match="more than"):
+        parse_frames(bytes.fromhex("12 01 11") + bytes.fromhex("00 04 c0000201 1f40") * 17)
+    with pytest.raises(DecodeError, match="kind"):
+        parse_frames(bytes.fromhex("12 01 01 05 04 c0000201 1f40"))
 
 
 def test_several_frames_keep_their_order() -> None:
