@@ -40,7 +40,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
 from os import getpid
@@ -48,9 +48,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from ..exceptions import LocalProtocolError, SocketClosed
-from .faults import Faults
 from .reading import LEASE, Lease
-from .waiting import Baton, Poller, Topics, Wakeup, time_asleep
+from .runner import Runner
+from .waiting import Baton, Poller, Wakeup
 
 if TYPE_CHECKING:
     from ..peers.endpoint import Endpoint, Transmit
@@ -74,8 +74,6 @@ _HOLD = 0.002
 """Seconds the receiver thread keeps the lock at most while senders may want it."""
 _TICK = 0.0001
 """Shortest sleep of the timer thread in seconds; pacing keeps credit for far more."""
-_ASLEEP = 5.0
-"""Seconds of sleep of the machine that the endpoint is told of."""
 _GATHERED = 128
 """Calls at most whose output is gathered."""
 _GATHER = 0.001
@@ -103,15 +101,10 @@ class Reentered(LocalProtocolError):
         super().__init__("called from a signal handler that interrupted this socket; only send() and close() may be")
 
 
-class Driver:
-    """Runs one endpoint over one transport. Thread-safe unless a method says otherwise.
+class Driver(Runner):
+    """Runs one endpoint over one transport, by threads. Thread-safe unless a method says otherwise.
 
-    Args:
-        endpoint: the peers of the socket.
-        transport: non-blocking; closed by :meth:`shutdown`.
-        on_event: given each event and ``now`` under the lock; must not wait for anything.
-        on_output: called without the lock after each round, however short.
-        span: seconds between looks at whether the machine has slept, while there are deadlines.
+    ``on_event`` is called under the lock and ``on_output`` without it.
     """
 
     def __init__(
@@ -122,18 +115,8 @@ class Driver:
         on_output: Callable[[], None],
         span: float = inf,
     ) -> None:
-        self.endpoint = endpoint
-        self.transport = transport
-        self.topics = Topics()
-        self.drops: Counter[str] = Counter()
-        self.stopped = False
-        self._on_event = on_event
-        self._on_output = on_output
-        self._span = span
-        self._asleep = time_asleep()
-        self._pid = getpid()
+        super().__init__(endpoint, transport, on_event, on_output, span)
         self._lock = threading.RLock()
-        self._busy = False
         self._send_lock = threading.RLock()
         self._sending = False
         self._out: deque[Transmit] = deque()
@@ -141,7 +124,6 @@ class Driver:
         self._blocked = False
         self._jobs: deque[Any] = deque()
         self._deferred: deque[Callable[[], None]] = deque()
-        self._faults = Faults(self.drops)
         self._stopping = False
         self._due = inf
         self._sleep_until = -inf
@@ -170,15 +152,6 @@ class Driver:
             thread.start()
 
     # --- calls into the endpoint ---
-
-    def check_process(self) -> None:
-        """Return quietly in the process that made the socket. Takes no lock.
-
-        Raises:
-            LocalProtocolError: this is a child made by ``fork``; its copy of the keys must never seal anything.
-        """
-        if self._pid != getpid():
-            raise LocalProtocolError("this socket belongs to the parent process; make a new one after fork()")
 
     def run(self, work: Callable[[float, Unpack[Ts]], T], *args: *Ts) -> T:
         """What ``work(now, ...)`` returns, called under the lock; its output is on the wire or queued afterwards.
@@ -281,7 +254,7 @@ class Driver:
             notes.popleft()  # after it: an interrupt has it done twice rather than never
 
     def peek(self, look: Callable[[float, Unpack[Ts]], T], *args: *Ts) -> T:
-        """What ``look(now, ...)`` returns, called under the lock. For reading only; works after :meth:`shutdown` too.
+        """What ``look(now, ...)`` returns, called under the lock. For reading only; works after :meth:`stop` too.
 
         Raises:
             Reentered, LocalProtocolError: as :meth:`run`.
@@ -430,11 +403,7 @@ class Driver:
 
     def _interrupted(self, error: BaseException) -> None:
         """Under the lock: ``error`` left a call to the endpoint half done."""
-        if not isinstance(error, Exception) or isinstance(error, MemoryError | RecursionError):
-            # Half-changed state must not be gone on with: the endpoint gives up the session it touched.
-            handler = getattr(self.endpoint, "handle_interrupted", None)
-            if handler is not None:
-                handler(monotonic())
+        self._give_up_half_done(error)
         self._turn_by(-inf)  # output that was made before the error is collected by the timer thread
 
     def _collect(self, now: float) -> None:
@@ -453,11 +422,7 @@ class Driver:
                 break
             out.append(transmit)
             room -= 1
-        while (event := endpoint.next_event()) is not None:
-            try:
-                self._on_event(event, now)
-            except Exception as error:
-                self._faults.add("event", error)
+        self._tell(now)
         deadline = endpoint.next_timer()
         due = inf if deadline is None else deadline
         if due != self._due:
@@ -720,10 +685,7 @@ class Driver:
                 now = monotonic()
                 if self._notes:
                     self._do_notes(now)
-                asleep = time_asleep()
-                if asleep - self._asleep >= _ASLEEP:
-                    endpoint.handle_resumed(asleep - self._asleep, now)
-                self._asleep = asleep
+                self._note_sleep(now)
                 gathered, until = self._gathered, self._gathered_until
                 deadline = endpoint.next_timer()
                 if deadline is not None and deadline <= now:

@@ -4,8 +4,7 @@
 (delivery) and the resolver. The faces (``multi`` and those to come) own one and are owned by nobody here, so that a
 face that is dropped without ``close()`` is noticed by the garbage collector while the threads still run.
 
-The household's methods whose first argument is ``now`` are called under the endpoint lock, by way of
-:meth:`Driver.run`, and so are those that make an engine a :class:`~.household.Shell`.
+What the core calls by way of :meth:`Driver.run` is called under the endpoint lock.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,15 +20,16 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..exceptions import SocketClosed, UnknownPeer
-from ..models import Address, Message, PeerEvent, PeerId, PeerStatus, PublicAddress, SeenAddress
+from ..models import Address, Message, PeerEvent, PeerId, PublicAddress
 from ..protocol.events import Failure, MessageArrived
 from . import lifetime
 from .addresses import Target
+from .core import Core, deadline_of
 from .delivery import Delivery, Inbox
 from .discovery import Search, Server
 from .driver import Driver, Reentered
 from .hooks import Hooks, ask
-from .household import IDLE, PEERS, ROOM, SERVERS, Household, Letter
+from .household import IDLE, PEERS, ROOM, SERVERS, Letter
 from .known_peers import KnownPeers
 from .resolver import Resolver
 
@@ -60,7 +59,7 @@ _LOOKUP_JOIN = 0.2
 """Seconds ``close`` waits for a name look-up, which cannot be cut short."""
 
 
-class Engine:
+class Engine(Core[Delivery]):
     """One open socket. Thread-safe; :meth:`start` first."""
 
     flush_look = 0.25
@@ -78,34 +77,25 @@ class Engine:
         known: KnownPeers | None = None,
         getaddrinfo: Callable[..., Sequence[tuple[Any, ...]]] | None = None,
     ) -> None:
-        self.timeout = timeout
-        self.peer_id = endpoint.peer_id
-        self.local_address = transport.local_address()
-        self.house: Household[Delivery] = Household(endpoint, config, self, self._new_delivery, known)
-        self.driver = Driver(endpoint, transport, self.house.on_event, self._after_round, span)
+        super().__init__(
+            *(endpoint, transport, config),
+            timeout=timeout,
+            accept=accept,
+            known=known,
+            new_delivery=self._new_delivery,
+        )
+        self.driver: Driver = Driver(endpoint, transport, self.house.on_event, self._after_round, span)
         self.inbox = Inbox(self.driver.lease.nudge)
-        self.hooks = Hooks(self.driver, self.inbox)
-        self.resolver = Resolver(self.house.hosts_of, self._resolved, getaddrinfo, self._unresolved)
-        # What the household asks of its shell.
-        self.wake = self.driver.topics.wake
-        self.deliver = self.hooks.deliver
-        self.announce = self.hooks.announce
-        self.resolve = self.resolver.want
-        self._accept = accept
+        self.hooks: Hooks = Hooks(self.driver, self.inbox)
+        self.resolver: Resolver = Resolver(self.house.hosts_of, self._resolved, getaddrinfo, self._unresolved)
+        self._join()
         self._getaddrinfo = getaddrinfo or socket.getaddrinfo
-        self._pid = os.getpid()
         self._closer: tuple[int, object] | None = None
-        self._flush_until = inf
         self._sent = 0  # to one recipient
         self._finished = threading.Event()
 
     def _new_delivery(self, left_out: Iterable[str] = ()) -> Delivery:
         return Delivery(left_out, self.driver.lease.waive)
-
-    @property
-    def closing(self) -> bool:
-        """True from the beginning of :meth:`close` on."""
-        return self.house.closing
 
     def start(self) -> None:
         """Start the threads. Called once."""
@@ -113,27 +103,6 @@ class Engine:
         if self._accept is not None or self.house.known is not None:
             self.hooks.start()
         self.driver.start()
-
-    def check_process(self) -> None:
-        """Return quietly in the process that made the socket.
-
-        Raises:
-            LocalProtocolError: this is a child made by ``fork``.
-        """
-        self.driver.check_process()
-
-    @property
-    def is_foreign(self) -> bool:
-        """True in a child made by ``fork``."""
-        return self._pid != os.getpid()
-
-    def __repr__(self) -> str:
-        if self.is_foreign:
-            state = "of the parent process"
-        else:
-            state = "closed" if self._finished.is_set() else "closing" if self.closing else "open"
-        peers = len(self.house.targets)
-        return f"<MultiHolepunchSocket {state} {self.local_address} peers={peers} peer_id={self.peer_id}>"
 
     # --- events ---
 
@@ -144,11 +113,6 @@ class Engine:
         if self.house.news:
             self.house.tell_news()
 
-    def decide(self, event: PeerEvent) -> None:
-        """Have the application asked about a stranger, if it wants to be; see :class:`Shell`."""
-        if self._accept is not None:
-            self.hooks.call(functools.partial(self._decide, event))
-
     def _decide(self, event: PeerEvent) -> None:
         """On the hook thread."""
         accept, peer_id, address = self._accept, event.peer_id, event.address
@@ -158,69 +122,22 @@ class Engine:
         if allow is not None:
             self.admit(peer_id, allow)
 
-    def admit(self, peer_id: PeerId, allow: bool) -> None:
-        """The application has decided on a stranger."""
-        self.driver.run(self.house.admit, peer_id, allow)
-
-    def remember(self, name: str) -> None:
-        """Have the key of a peer written down; see :class:`Shell`."""
-        self.hooks.call(functools.partial(self._remember, name))
-
-    def _remember(self, name: str) -> None:
-        """On the hook thread."""
-        self.house.note_key(name, self.statuses().get(name))
+    def _save(self) -> None:
         self.house.save_known()
 
     # --- peers ---
 
     def add(self, targets: Mapping[str, Target]) -> None:
-        """Add peers, all of them or, with an exception, none.
-
-        Raises:
-            ValueError: a name is taken by another PeerId, or there would be too many peers.
-            SocketClosed: too late.
-        """
-        merged = {name: self.house.with_known(name, target) for name, target in targets.items()}
-        if any(target.hosts for target in merged.values()):
+        """Add peers, all of them or, with an exception, none; see :meth:`Core.add`."""
+        if any(target.hosts for target in targets.values()):
             self.resolver.start()
-        self.driver.run(self.house.add, merged)
-        for name, target in merged.items():
-            if target.hosts:
-                self.resolver.want(name)
-
-    def remove(self, names: Sequence[str]) -> None:
-        """Remove peers, all of them or, if one is unknown, none.
-
-        Raises:
-            UnknownPeer: nobody has that name.
-        """
-        self.driver.run(self.house.remove, names)
-
-    def trust(self, name: str, peer_id: PeerId | None) -> None:
-        """Pin ``name`` to ``peer_id`` or to the key it has."""
-        self.driver.run(self.house.trust, name, peer_id)
-        if self.house.known is not None:
-            self.house.note_pin(name, peer_id, self.statuses().get(name))
-            self.house.save_known()
-
-    def forget(self, name: str) -> None:
-        """Undo a first use, here and in the known-peers file."""
-        self.driver.check_process()
-        if self.house.forget_known(name):
-            self.house.save_known()
-            if name not in self.statuses():
-                return  # only the file knew it
-        self.driver.run(self.house.forget, name)
-
-    def statuses(self) -> dict[str, PeerStatus]:
-        """A snapshot of all peers."""
-        return self.driver.peek(self.house.statuses)
+        super().add(targets)
 
     def wait_connected(self, names: Sequence[str] | None, timeout: float | None) -> bool:
         """True once all ``names`` (None: all added) are connected, False if the time is over or the socket closes."""
         try:
             look = functools.partial(self.house.are_connected, names=names)
-            return bool(self.driver.wait_until(look, (PEERS,), _deadline(timeout)))
+            return bool(self.driver.wait_until(look, (PEERS,), deadline_of(timeout)))
         except SocketClosed:
             return False
 
@@ -233,7 +150,7 @@ class Engine:
         driver = self.driver
         driver.check_process()
         search = Search(self.house, self.local_address, servers, filtering)
-        deadline = _deadline(timeout)
+        deadline = deadline_of(timeout)
         driver.run(search.ask, search.known())
         for host in search.hosts:  # each on a thread of its own, for that may take long
             threading.Thread(target=self._look_up, args=(search, host), name="srmudp-lookup", daemon=True).start()
@@ -253,24 +170,6 @@ class Engine:
             answers = error
         with contextlib.suppress(SocketClosed):
             self.driver.run(search.ask, search.looked_up(host, answers), 1)
-
-    def seen_addresses(self) -> tuple[SeenAddress, ...]:
-        """Where others see us."""
-        return self.driver.peek(self.house.seen_addresses)
-
-    # --- names of hosts, on the resolver thread ---
-
-    def _resolved(self, name: str, hosts: Sequence[tuple[str, int]], addresses: list[Address]) -> None:
-        try:
-            self.driver.run(self.house.set_addresses, name, hosts, addresses)
-        except SocketClosed:
-            pass
-
-    def _unresolved(self, name: str, hosts: Sequence[tuple[str, int]], reason: str) -> None:
-        try:
-            self.driver.run(self.house.note_unresolved, name, hosts, reason)
-        except SocketClosed:
-            pass
 
     # --- sending ---
 
@@ -397,13 +296,6 @@ class Engine:
             raise
         return True
 
-    def drops(self) -> dict[str, int]:
-        """Why input was discarded and output refused, counted since the socket was made."""
-        drops = self.driver.peek(lambda now: self.driver.endpoint.drops + self.driver.drops)
-        for name, count in list(self.driver.transport.errors.items()):
-            drops[f"transport_{name}"] += count
-        return dict(drops)
-
     # --- the end ---
 
     def close(self, timeout: float | None = None) -> None:
@@ -456,9 +348,6 @@ class Engine:
         finally:  # Ctrl-C ends the flushing, not the closing
             self._shut_down()
 
-    def _is_flushed(self, now: float) -> bool | None:
-        return True if self.house.is_flushed(now) or now >= self._flush_until else None
-
     def _shut_down(self) -> None:
         hooks_ended = False
         try:
@@ -479,6 +368,9 @@ class Engine:
             lifetime.closed(self)
             self._finished.set()
 
+    def discard(self) -> None:
+        self.close(0.0)
+
     def abandon(self) -> None:
         """Close without flushing, on the timer thread; takes no lock: for finalizers, which run anywhere."""
         self.house.closing = True
@@ -486,11 +378,5 @@ class Engine:
         self.driver.defer(functools.partial(self.close, 0.0))
 
     def forget_after_fork(self) -> None:
-        """In the child: drop keys and descriptors; takes no lock, seals and sends nothing."""
-        self.house.abandon()
-        self.driver.abandon()
+        super().forget_after_fork()
         self.inbox.release()
-
-
-def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else monotonic() + timeout

@@ -4,43 +4,26 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NoReturn, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn, TypeVar
 
 from ..crypto.keys import verification_code
 from ..exceptions import LocalProtocolError, SocketClosed
-from ..models import Address, PeerId, PeerStatus, SeenAddress, Wire
-from .addresses import PeerSpec, Target, check_wire, parse_peers
+from ..models import PeerId, PeerStatus, SeenAddress, Wire
+from .addresses import PeerSpec, check_wire, parse_peers
 from .arguments import names_of
+from .core import Core
+from .hooks import EventHook, MessageHook
 from .household import check_known
 
-
-class Core(Protocol):
-    """What a face asks of the engine behind it."""
-
-    peer_id: PeerId
-    local_address: Address
-
-    @property
-    def closing(self) -> bool: ...
-    @property
-    def is_foreign(self) -> bool: ...
-    def check_process(self) -> None: ...
-    def add(self, targets: Mapping[str, Target]) -> None: ...
-    def remove(self, names: Sequence[str]) -> None: ...
-    def trust(self, name: str, peer_id: PeerId | None) -> None: ...
-    def forget(self, name: str) -> None: ...
-    def admit(self, peer_id: PeerId, allow: bool) -> None: ...
-    def statuses(self) -> dict[str, PeerStatus]: ...
-    def seen_addresses(self) -> tuple[SeenAddress, ...]: ...
-    def drops(self) -> dict[str, int]: ...
-    def abandon(self) -> None: ...
+M = TypeVar("M", bound=MessageHook)
+E = TypeVar("E", bound=EventHook)
 
 
 class Face:
     """A socket with many named peers. Subclasses make the engine and add what waits."""
 
-    _engine: Core
+    _engine: Core[Any]
     _name: str
     _wire: Wire = "native"
 
@@ -149,6 +132,60 @@ class Face:
         """A snapshot: name to :class:`PeerStatus`. Kept after ``close()`` as it was at the end."""
         return self._engine.statuses()
 
+    # --- hooks ---
+
+    def register_message_hook(self, hook: M) -> M:
+        """Have ``hook`` given every message instead of ``receive()``. Returns it, so it can be used as a decorator.
+
+        Hooks run one after the other on one thread of the socket's, with asyncio in one task; they may send, close and
+        register. Several hooks all get each message, which counts as taken when the last has returned. An exception is
+        logged and the next message still comes. A queue that is full holds up that peer's messages and nobody else's.
+
+        Args:
+            hook: called with a :class:`Message`, or a ``queue.Queue`` the messages are put into. With asyncio also a
+                coroutine function or an ``asyncio.Queue``, and a plain function holds up the loop while it runs.
+                Registering it again changes nothing.
+
+        Raises:
+            TypeError: none of these.
+        """
+        self._engine.check_process()
+        self._engine.hooks.add_message_hook(hook)
+        return hook
+
+    def unregister_message_hook(self, hook: MessageHook) -> None:
+        """Undo :meth:`register_message_hook`. Without hooks, messages go to ``receive()`` again.
+
+        Raises:
+            ValueError: it is not registered.
+        """
+        self._engine.hooks.remove_message_hook(hook)
+
+    def on_event(self, hook: E) -> E:
+        """Have ``hook`` given every :class:`PeerEvent` from now on, on the thread (or in the task) of message hooks.
+
+        Args:
+            hook: as for :meth:`register_message_hook`, but for events; they are dropped and counted while a queue is
+                full.
+
+        Returns:
+            ``hook``, so that this can be used as a decorator.
+
+        Raises:
+            TypeError: it is neither function nor queue.
+        """
+        self._engine.check_process()
+        self._engine.hooks.add_event_hook(hook)
+        return hook
+
+    def off_event(self, hook: EventHook) -> None:
+        """Undo :meth:`on_event`.
+
+        Raises:
+            ValueError: it is not registered.
+        """
+        self._engine.hooks.remove_event_hook(hook)
+
     # --- the socket itself ---
 
     @property
@@ -198,7 +235,7 @@ class Face:
     def __del__(
         self, _warn: Callable[..., None] = warnings.warn, _is_finalizing: Callable[[], bool] = sys.is_finalizing
     ) -> None:
-        engine: Core | None = getattr(self, "_engine", None)
+        engine: Core[Any] | None = getattr(self, "_engine", None)
         if engine is None or engine.closing or engine.is_foreign or _is_finalizing():
             return
         engine.abandon()

@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from ..config import Config
 from ..crypto.keys import Identity
 from ..models import Message, PublicAddress, Wire
 from .addresses import PeerSpec
 from .arguments import check_timeout, letter_of, names_of, prepare, recipients_of
+from .core import opened
 from .delivery import Delivery
 from .discovery import Server
 from .engine import Accept, Engine
 from .face import Face
-from .hooks import EventHook, MessageHook
-
-M = TypeVar("M", bound=MessageHook)
-E = TypeVar("E", bound=EventHook)
 
 
 class MultiHolepunchSocket(Face):
@@ -96,26 +93,17 @@ class MultiHolepunchSocket(Face):
         )
         self._name = parts.name
         self._wire = wire
-        try:
-            engine = Engine(
-                parts.endpoint,
-                parts.transport,
-                parts.config,
+        decide = None if isinstance(accept, bool) else accept
+        self._engine = opened(
+            parts,
+            lambda: Engine(
+                *(parts.endpoint, parts.transport, parts.config),
                 timeout=timeout,
                 span=span,
-                accept=None if isinstance(accept, bool) else accept,
+                accept=decide,
                 known=parts.known,
-            )
-        except BaseException:
-            parts.transport.close()
-            raise
-        try:
-            engine.add(parts.targets)  # before anything is read: a peer that punches already is no stranger
-            engine.start()
-        except BaseException:
-            engine.close(0.0)
-            raise
-        self._engine = engine
+            ),
+        )
 
     # --- connections ---
 
@@ -235,56 +223,6 @@ class MultiHolepunchSocket(Face):
         """Every message from now on, until the socket is closed."""
         while (message := self.receive()) is not None:
             yield message
-
-    def register_message_hook(self, hook: M) -> M:
-        """Have ``hook`` given every message instead of ``receive()``. Returns it, so it can be used as a decorator.
-
-        Hooks run one after the other on one thread of the socket's; they may send, close and register. Several
-        hooks all get each message, which counts as taken when the last has returned. An exception is logged and the
-        next message still comes. A ``queue.Queue`` that is full holds up that peer's messages and nobody else's.
-
-        Args:
-            hook: called with a :class:`Message`, or a ``queue.Queue`` the messages are put into. Registering it again
-                changes nothing.
-
-        Raises:
-            TypeError: neither.
-        """
-        self._engine.check_process()
-        self._engine.hooks.add_message_hook(hook)
-        return hook
-
-    def unregister_message_hook(self, hook: MessageHook) -> None:
-        """Undo :meth:`register_message_hook`. Without hooks, messages go to ``receive()`` again.
-
-        Raises:
-            ValueError: it is not registered.
-        """
-        self._engine.hooks.remove_message_hook(hook)
-
-    def on_event(self, hook: E) -> E:
-        """Have ``hook`` given every :class:`PeerEvent` from now on; on the same thread as message hooks.
-
-        Args:
-            hook: called with the event, or a ``queue.Queue`` it is put into (dropped and counted while that is full).
-
-        Returns:
-            ``hook``, so that this can be used as a decorator.
-
-        Raises:
-            TypeError: it is neither.
-        """
-        self._engine.check_process()
-        self._engine.hooks.add_event_hook(hook)
-        return hook
-
-    def off_event(self, hook: EventHook) -> None:
-        """Undo :meth:`on_event`.
-
-        Raises:
-            ValueError: it is not registered.
-        """
-        self._engine.hooks.remove_event_hook(hook)
 
     def fileno(self) -> int:
         """A descriptor for event loops, readable while ``receive()`` would return at once; -1 when closed.

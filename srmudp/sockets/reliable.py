@@ -22,6 +22,7 @@ from ..wire.srudp import OVERHEAD as OLD_OVERHEAD
 from .addresses import check_wire
 from .arguments import prepare
 from .bridge import Bridge
+from .core import opened
 from .flavours import Flavour, Meeting, host_and_port, meetings, pem_of, read_arguments, text_of
 from .handle import UdpHandle
 from .line import BROADCASTS, Line
@@ -262,17 +263,10 @@ class SecureReliableSocket(StreamSurface):
             except BaseException:
                 udp.close()
                 raise
-            try:
-                line = Line(parts, name, timeout=terms.timeout, span=terms.span, stays=stays, is_stream=is_stream)
-            except BaseException:
-                parts.transport.close()
-                raise
-            try:
-                line.add(parts.targets)
-                line.start()
-            except BaseException:
-                line.close(0.0)
-                raise
+            line = opened(
+                parts,
+                lambda: Line(parts, name, timeout=terms.timeout, span=terms.span, stays=stays, is_stream=is_stream),
+            )
             self._line = line
         if is_stream:
             self._stream = StreamEnd(line, self._bridge)

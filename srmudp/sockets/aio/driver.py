@@ -11,19 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import logging
-import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from ...exceptions import LocalProtocolError, SocketClosed
 from ..driver import Reentered
-from ..rates import RateLimit
-from ..waiting import Topics, time_asleep
+from ..runner import Runner
 from .waiting import Waiter
 
 if TYPE_CHECKING:
@@ -31,10 +27,8 @@ if TYPE_CHECKING:
     from ...protocol.events import Event
     from ...transports.base import Transport
 
-P = ParamSpec("P")
 T = TypeVar("T")
-
-log = logging.getLogger("srmudp.sockets")
+Ts = TypeVarTuple("Ts")
 
 running = asyncio._get_running_loop
 """The loop that runs on this thread, or None."""
@@ -51,20 +45,10 @@ _CALLS = 32
 """Calls in one turn after which a task lets others have theirs."""
 _RETRY = 0.05
 """Seconds after a fault of our own until the next attempt."""
-_ASLEEP = 5.0
-"""Seconds of sleep of the machine that the endpoint is told of."""
 
 
-class Driver:
-    """Runs one endpoint over one transport in the running loop.
-
-    Args:
-        endpoint: the peers of the socket.
-        transport: non-blocking; closed by :meth:`stop`.
-        on_event: given each event and ``now``; must not wait for anything.
-        on_output: called after each turn with something in it.
-        span: seconds between looks at whether the machine has slept, while there are deadlines.
-    """
+class Driver(Runner):
+    """Runs one endpoint over one transport in the running loop."""
 
     def __init__(
         self,
@@ -74,19 +58,9 @@ class Driver:
         on_output: Callable[[], None],
         span: float = inf,
     ) -> None:
-        self.endpoint = endpoint
-        self.transport = transport
+        super().__init__(endpoint, transport, on_event, on_output, span)
         self.loop = asyncio.get_running_loop()
-        self.topics = Topics()
-        self.drops: Counter[str] = Counter()
-        self.stopped = False
-        self._on_event = on_event
-        self._on_output = on_output
-        self._span = span
-        self._asleep = time_asleep()
-        self._pid = os.getpid()
         self._thread = threading.get_ident()
-        self._busy = False
         self._calls = 0  # since the loop turned
         self._flushing: asyncio.Handle | None = None
         self._reading: asyncio.Handle | None = None
@@ -96,7 +70,6 @@ class Driver:
         self._rest: Transmit | None = None  # what the system did not take
         self._blocked = False
         self._jobs = 0
-        self._fault_rate = RateLimit()
 
     def start(self) -> None:
         """Begin to read.
@@ -121,8 +94,7 @@ class Driver:
         Raises:
             LocalProtocolError: this is another thread, or a child made by ``fork``.
         """
-        if self._pid != os.getpid():
-            raise LocalProtocolError("this socket belongs to the parent process; make a new one after fork()")
+        super().check_process()
         if self._thread != threading.get_ident():
             raise LocalProtocolError(
                 "this socket belongs to the event loop of another thread: use asyncio.run_coroutine_threadsafe() or "
@@ -139,7 +111,7 @@ class Driver:
             self.check_process()
             raise LocalProtocolError("this socket belongs to another event loop, which runs no more; make a new one")
 
-    def run(self, work: Callable[Concatenate[float, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def run(self, work: Callable[[float, Unpack[Ts]], T], *args: *Ts) -> T:
         """What ``work(now, ...)`` returns; its events are told at once, and its output leaves when the loop turns.
 
         Raises:
@@ -148,9 +120,9 @@ class Driver:
             LocalProtocolError: in a child process, or on another thread.
         """
         self.check_process()
-        return self.run_checked(work, *args, **kwargs)
+        return self.run_checked(work, *args)
 
-    def run_checked(self, work: Callable[Concatenate[float, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def run_checked(self, work: Callable[[float, Unpack[Ts]], T], *args: *Ts) -> T:
         """As :meth:`run`, right after :meth:`check_loop`."""
         if self._busy:
             raise Reentered
@@ -159,7 +131,7 @@ class Driver:
             if self.stopped:
                 raise SocketClosed("the socket is closed")
             now = monotonic()
-            result = work(now, *args, **kwargs)
+            result = work(now, *args)
             self._tell(now)
         except BaseException as error:
             self._interrupted(error)
@@ -171,7 +143,7 @@ class Driver:
             self._flush_soon()
         return result
 
-    def peek(self, look: Callable[Concatenate[float, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def peek(self, look: Callable[[float, Unpack[Ts]], T], *args: *Ts) -> T:
         """What ``look(now, ...)`` returns. For reading only; works after :meth:`stop` too.
 
         Raises:
@@ -180,7 +152,7 @@ class Driver:
         self.check_process()
         if self._busy:
             raise Reentered
-        return look(monotonic(), *args, **kwargs)
+        return look(monotonic(), *args)
 
     @property
     def is_crowded(self) -> bool:
@@ -214,19 +186,9 @@ class Driver:
             finally:
                 self.topics.discard(topics, waiter)
 
-    def _tell(self, now: float) -> None:
-        """Hand on what the endpoint has to tell."""
-        while (event := self.endpoint.next_event()) is not None:
-            try:
-                self._on_event(event, now)
-            except Exception as error:
-                self._fault("event", error)
-
     def _interrupted(self, error: BaseException) -> None:
         """``error`` left a call to the endpoint half done."""
-        if not isinstance(error, Exception) or isinstance(error, MemoryError | RecursionError):
-            # Half-changed state must not be gone on with: the endpoint gives up the session it touched.
-            self.endpoint.handle_interrupted(monotonic())
+        self._give_up_half_done(error)
         if self._flushing is None and not self.stopped:
             self._flush_soon()
 
@@ -368,10 +330,7 @@ class Driver:
 
     def _handle_timer(self, now: float) -> None:
         endpoint = self.endpoint
-        asleep = time_asleep()
-        if asleep - self._asleep >= _ASLEEP:
-            endpoint.handle_resumed(asleep - self._asleep, now)
-        self._asleep = asleep
+        self._note_sleep(now)
         deadline = endpoint.next_timer()
         if deadline is not None and deadline <= now:
             endpoint.handle_timer(now)
@@ -406,11 +365,14 @@ class Driver:
 
     # --- faults and the end ---
 
+    def _tell(self, now: float) -> None:
+        super()._tell(now)
+        if self._faults:
+            self._faults.log()
+
     def _fault(self, where: str, error: Exception) -> None:
-        self.drops["internal_error"] += 1
-        if self._fault_rate():
-            info = (type(error), error, error.__traceback__)
-            log.error("! internal error (%s): this is a bug in srmudp, please report it", where, exc_info=info)
+        self._faults.add(where, error)
+        self._faults.log()
 
     def transmit_now(self) -> bool:
         """Send as much as one turn takes, without waiting for it. True if nothing is left that may be sent."""

@@ -11,20 +11,19 @@ import asyncio
 import contextlib
 import functools
 import logging
-import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ...exceptions import SocketClosed
-from ...models import Address, Message, PeerEvent, PeerId, PeerStatus, PublicAddress, SeenAddress
+from ...models import Address, Message, PeerEvent, PeerId, PublicAddress
 from ...protocol.events import Failure
 from .. import lifetime
-from ..addresses import Target
+from ..core import Core, deadline_of
 from ..discovery import Search, Server
-from ..household import IDLE, PEERS, ROOM, SERVERS, Household, Letter
+from ..household import IDLE, PEERS, ROOM, SERVERS, Letter
 from ..known_peers import KnownPeers
 from .delivery import Delivery, Inbox
 from .driver import Driver
@@ -51,8 +50,10 @@ _HOOK_JOIN = 1.0
 """Seconds ``close`` waits for a hook that does not return."""
 
 
-class Engine:
+class Engine(Core[Delivery]):
     """One open socket of the running loop; :meth:`start` first."""
+
+    kind = "aio.MultiHolepunchSocket"
 
     def __init__(
         self,
@@ -66,33 +67,22 @@ class Engine:
         known: KnownPeers | None = None,
         getaddrinfo: Callable[..., Awaitable[Sequence[tuple[Any, ...]]]] | None = None,
     ) -> None:
-        self.timeout = timeout
-        self.peer_id = endpoint.peer_id
-        self.local_address = transport.local_address()
-        self.house: Household[Delivery] = Household(endpoint, config, self, Delivery, known)
-        self.driver = Driver(endpoint, transport, self.house.on_event, self.house.tell_news, span)
+        super().__init__(
+            *(endpoint, transport, config), timeout=timeout, accept=accept, known=known, new_delivery=Delivery
+        )
+        self.driver: Driver = Driver(endpoint, transport, self.house.on_event, self.house.tell_news, span)
         self.inbox = Inbox(self.driver.loop)
-        self.hooks = Hooks(self.driver, self.inbox)
-        self.resolver = Resolver(self.driver.loop, self.house.hosts_of, self._resolved, self._unresolved, getaddrinfo)
-        # What the household asks of its shell.
-        self.wake = self.driver.topics.wake
-        self.deliver = self.hooks.deliver
-        self.announce = self.hooks.announce
-        self.resolve = self.resolver.want
-        self._accept = accept
+        self.hooks: Hooks = Hooks(self.driver, self.inbox)
+        self.resolver: Resolver = Resolver(
+            self.driver.loop, self.house.hosts_of, self._resolved, self._unresolved, getaddrinfo
+        )
+        self._join()
         self._getaddrinfo = getaddrinfo or self.driver.loop.getaddrinfo
-        self._pid = os.getpid()
         self._saving: asyncio.Future[None] | None = None
         self._save_again = False
         self._closers = 0
-        self._flush_until = inf
         self._ended = False
         self._finished = False
-
-    @property
-    def closing(self) -> bool:
-        """True from the beginning of :meth:`close` on."""
-        return self.house.closing
 
     def start(self) -> None:
         """Begin to read. Called once.
@@ -105,33 +95,7 @@ class Engine:
         if self._accept is not None or self.house.known is not None:
             self.hooks.start()
 
-    def check_process(self) -> None:
-        """Return quietly on the thread and in the process that made the socket.
-
-        Raises:
-            LocalProtocolError: this is another one.
-        """
-        self.driver.check_process()
-
-    @property
-    def is_foreign(self) -> bool:
-        """True in a child made by ``fork``."""
-        return self._pid != os.getpid()
-
-    def __repr__(self) -> str:
-        if self.is_foreign:
-            state = "of the parent process"
-        else:
-            state = "closed" if self._finished else "closing" if self.closing else "open"
-        peers = len(self.house.targets)
-        return f"<aio.MultiHolepunchSocket {state} {self.local_address} peers={peers} peer_id={self.peer_id}>"
-
     # --- events ---
-
-    def decide(self, event: PeerEvent) -> None:
-        """Have the application asked about a stranger, if it wants to be; see :class:`Shell`."""
-        if self._accept is not None:
-            self.hooks.call(functools.partial(self._decide, event))
 
     async def _decide(self, event: PeerEvent) -> None:
         accept, peer_id, address = self._accept, event.peer_id, event.address
@@ -141,19 +105,7 @@ class Engine:
         if allow is not None:
             self.admit(peer_id, allow)
 
-    def admit(self, peer_id: PeerId, allow: bool) -> None:
-        """The application has decided on a stranger."""
-        self.driver.run(self.house.admit, peer_id, allow)
-
-    def remember(self, name: str) -> None:
-        """Have the key of a peer written down; see :class:`Shell`."""
-        self.hooks.call(functools.partial(self._remember, name))
-
-    def _remember(self, name: str) -> None:
-        self.house.note_key(name, self.statuses().get(name))
-        self._save_soon()
-
-    def _save_soon(self) -> None:
+    def _save(self) -> None:
         """Have the known peers written by the executor; one writing at a time, and then what came meanwhile."""
         known = self.house.known
         self._save_again = self._saving is not None
@@ -168,57 +120,16 @@ class Engine:
     def _on_saved(self, saving: asyncio.Future[None]) -> None:
         self._saving = None
         if not saving.cancelled() and self._save_again:
-            self._save_soon()
+            self._save()
 
     # --- peers ---
-
-    def add(self, targets: Mapping[str, Target]) -> None:
-        """Add peers, all of them or, with an exception, none.
-
-        Raises:
-            ValueError: a name is taken by another PeerId, or there would be too many peers.
-            SocketClosed: too late.
-        """
-        merged = {name: self.house.with_known(name, target) for name, target in targets.items()}
-        self.driver.run(self.house.add, merged)
-        for name, target in merged.items():
-            if target.hosts:
-                self.resolver.want(name)
-
-    def remove(self, names: Sequence[str]) -> None:
-        """Remove peers, all of them or, if one is unknown, none.
-
-        Raises:
-            UnknownPeer: nobody has that name.
-        """
-        self.driver.run(self.house.remove, names)
-
-    def trust(self, name: str, peer_id: PeerId | None) -> None:
-        """Pin ``name`` to ``peer_id`` or to the key it has."""
-        self.driver.run(self.house.trust, name, peer_id)
-        if self.house.known is not None:
-            self.house.note_pin(name, peer_id, self.statuses().get(name))
-            self._save_soon()
-
-    def forget(self, name: str) -> None:
-        """Undo a first use, here and in the known-peers file."""
-        self.check_process()
-        if self.house.forget_known(name):
-            self._save_soon()
-            if name not in self.statuses():
-                return  # only the file knew it
-        self.driver.run(self.house.forget, name)
-
-    def statuses(self) -> dict[str, PeerStatus]:
-        """A snapshot of all peers."""
-        return self.driver.peek(self.house.statuses)
 
     async def wait_connected(self, names: Sequence[str] | None, timeout: float | None) -> bool:
         """True once all ``names`` (None: all added) are connected, False if the time is over or the socket closes."""
         self.driver.check_loop()
         try:
             look = functools.partial(self.house.are_connected, names=names)
-            return bool(await self.driver.wait_until(look, (PEERS,), _deadline(timeout)))
+            return bool(await self.driver.wait_until(look, (PEERS,), deadline_of(timeout)))
         except SocketClosed:
             return False
 
@@ -231,7 +142,7 @@ class Engine:
         driver = self.driver
         driver.check_loop()
         search = Search(self.house, self.local_address, servers, filtering)
-        deadline = _deadline(timeout)
+        deadline = deadline_of(timeout)
         driver.run(search.ask, search.known())
         tasks = [driver.loop.create_task(self._look_up(search, host), name="srmudp-lookup") for host in search.hosts]
         try:
@@ -253,18 +164,6 @@ class Engine:
             answers = error
         with contextlib.suppress(SocketClosed):
             self.driver.run(search.ask, search.looked_up(host, answers), 1)
-
-    def seen_addresses(self) -> tuple[SeenAddress, ...]:
-        """Where others see us."""
-        return self.driver.peek(self.house.seen_addresses)
-
-    # --- names of hosts ---
-
-    def _resolved(self, name: str, hosts: Sequence[tuple[str, int]], addresses: list[Address]) -> None:
-        self.driver.run(self.house.set_addresses, name, hosts, addresses)
-
-    def _unresolved(self, name: str, hosts: Sequence[tuple[str, int]], reason: str) -> None:
-        self.driver.run(self.house.note_unresolved, name, hosts, reason)
 
     # --- sending ---
 
@@ -290,7 +189,7 @@ class Engine:
             driver.run_checked(house.queue_some, delivery, names, waiting, letter)
             if waiting and timeout > 0:
                 attempt = functools.partial(house.queue_waiting, delivery=delivery, waiting=waiting, letter=letter)
-                await driver.wait_until(attempt, (ROOM,), _deadline(timeout))
+                await driver.wait_until(attempt, (ROOM,), deadline_of(timeout))
         except SocketClosed:
             known = delivery.pending | delivery.delivered | delivery.failed.keys()
             if not known:
@@ -327,13 +226,6 @@ class Engine:
             raise
         return message
 
-    def drops(self) -> dict[str, int]:
-        """Why input was discarded and output refused, counted since the socket was made."""
-        drops = self.driver.peek(lambda now: self.driver.endpoint.drops + self.driver.drops)
-        for name, count in list(self.driver.transport.errors.items()):
-            drops[f"transport_{name}"] += count
-        return dict(drops)
-
     # --- the end ---
 
     async def close_gently(self, timeout: float | None = None) -> None:
@@ -365,7 +257,7 @@ class Engine:
             limit = monotonic() + _CLOSE_FRAMES
             while not self.driver.transmit_now() and monotonic() < limit:
                 await asyncio.sleep(_CLOSE_LOOK)
-            self._save_soon()
+            self._save()
             if self._saving is not None:
                 await asyncio.wait({self._saving})
         except SocketClosed:
@@ -377,9 +269,6 @@ class Engine:
             self._closers -= 1
             if not (hurry and self._closers):  # else: the others take their time
                 self.release()
-
-    def _is_flushed(self, now: float) -> bool | None:
-        return True if self.house.is_flushed(now) or now >= self._flush_until else None
 
     def _say_goodbye(self) -> None:
         if not self._ended:
@@ -396,6 +285,9 @@ class Engine:
         else:
             self.driver.adopt()
             self.release()
+
+    def discard(self) -> None:
+        self.release()
 
     def release(self) -> None:
         """Say goodbye and release everything at once, whatever is still to be delivered. Needs no running loop."""
@@ -422,12 +314,3 @@ class Engine:
             self.release()
         else:
             self.driver.loop.call_soon_threadsafe(self.release)
-
-    def forget_after_fork(self) -> None:
-        """In the child: drop keys and descriptor; seals and sends nothing, leaves the loop alone."""
-        self.house.abandon()
-        self.driver.abandon()
-
-
-def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else monotonic() + timeout

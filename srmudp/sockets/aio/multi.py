@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from ...config import Config
 from ...crypto.backend import select_backend
@@ -13,16 +13,13 @@ from ...crypto.keys import Identity
 from ...models import Message, PublicAddress, Wire
 from ..addresses import PeerSpec
 from ..arguments import check_timeout, letter_of, names_of, prepare, recipients_of
+from ..core import opened
 from ..discovery import Server
 from ..face import Face
-from ..hooks import EventHook, MessageHook
 from .delivery import Delivery
 from .engine import Accept, Engine
 
 select_backend("auto")  # loads a library: 30 to 100 ms that a running loop should not be held up
-
-M = TypeVar("M", bound=MessageHook)
-E = TypeVar("E", bound=EventHook)
 
 
 class MultiHolepunchSocket(Face):
@@ -103,26 +100,17 @@ class MultiHolepunchSocket(Face):
         )
         self._name = parts.name
         self._wire = wire
-        try:
-            engine = Engine(
-                parts.endpoint,
-                parts.transport,
-                parts.config,
+        decide = None if isinstance(accept, bool) else accept
+        self._engine = opened(
+            parts,
+            lambda: Engine(
+                *(parts.endpoint, parts.transport, parts.config),
                 timeout=timeout,
                 span=span,
-                accept=None if isinstance(accept, bool) else accept,
+                accept=decide,
                 known=parts.known,
-            )
-        except BaseException:
-            parts.transport.close()
-            raise
-        try:
-            engine.add(parts.targets)  # before anything is read: a peer that punches already is no stranger
-            engine.start()
-        except BaseException:
-            engine.release()
-            raise
-        self._engine = engine
+            ),
+        )
 
     # --- connections ---
 
@@ -248,58 +236,6 @@ class MultiHolepunchSocket(Face):
         if message is None:
             raise StopAsyncIteration
         return message
-
-    def register_message_hook(self, hook: M) -> M:
-        """Have ``hook`` given every message instead of ``receive()``. Returns it, so it can be used as a decorator.
-
-        Hooks run one after the other in one task of the socket's; they may send, close and register. Several hooks
-        all get each message, which counts as taken when the last has returned. An exception is logged and the next
-        message still comes. A queue that is full holds up that peer's messages and nobody else's.
-
-        Args:
-            hook: a function or coroutine function called with a :class:`Message` (the former holds up the loop while it
-                runs), or an ``asyncio.Queue`` or ``queue.Queue`` the messages are put into. Registering it again
-                changes nothing.
-
-        Raises:
-            TypeError: neither.
-        """
-        self._engine.check_process()
-        self._engine.hooks.add_message_hook(hook)
-        return hook
-
-    def unregister_message_hook(self, hook: MessageHook) -> None:
-        """Undo :meth:`register_message_hook`. Without hooks, messages go to ``receive()`` again.
-
-        Raises:
-            ValueError: it is not registered.
-        """
-        self._engine.hooks.remove_message_hook(hook)
-
-    def on_event(self, hook: E) -> E:
-        """Have ``hook`` given every :class:`PeerEvent` from now on; in the same task as message hooks.
-
-        Args:
-            hook: a function or coroutine function called with the event, or a queue it is put into (dropped and
-                counted while that is full).
-
-        Returns:
-            ``hook``, so that this can be used as a decorator.
-
-        Raises:
-            TypeError: it is neither.
-        """
-        self._engine.check_process()
-        self._engine.hooks.add_event_hook(hook)
-        return hook
-
-    def off_event(self, hook: EventHook) -> None:
-        """Undo :meth:`on_event`.
-
-        Raises:
-            ValueError: it is not registered.
-        """
-        self._engine.hooks.remove_event_hook(hook)
 
     # --- the end ---
 

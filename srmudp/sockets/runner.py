@@ -1,0 +1,100 @@
+"""What a driver does in the same way whether threads or an event loop drive it."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
+
+from ..exceptions import LocalProtocolError
+from .faults import Faults
+from .waiting import Topics, time_asleep
+
+if TYPE_CHECKING:
+    from ..peers.endpoint import Endpoint
+    from ..protocol.events import Event
+    from ..transports.base import Transport
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_ASLEEP = 5.0
+"""Seconds of sleep of the machine that the endpoint is told of."""
+
+
+class Runner(ABC):
+    """Runs one endpoint over one transport.
+
+    Args:
+        endpoint: the peers of the socket.
+        transport: non-blocking; closed with the driver.
+        on_event: given each event and ``now`` while the endpoint is worked with; must not wait for anything.
+        on_output: called after each round, however short.
+        span: seconds between looks at whether the machine has slept, while there are deadlines.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        transport: Transport,
+        on_event: Callable[[Event, float], None],
+        on_output: Callable[[], None],
+        span: float = inf,
+    ) -> None:
+        self.endpoint = endpoint
+        self.transport = transport
+        self.topics = Topics()
+        self.drops: Counter[str] = Counter()
+        self.stopped = False
+        self._on_event = on_event
+        self._on_output = on_output
+        self._span = span
+        self._asleep = time_asleep()
+        self._pid = os.getpid()
+        self._busy = False
+        self._faults = Faults(self.drops)
+
+    def check_process(self) -> None:
+        """Return quietly where the socket may be used. Takes no lock.
+
+        Raises:
+            LocalProtocolError: this is a child made by ``fork``; its copy of the keys must never seal anything.
+        """
+        if self._pid != os.getpid():
+            raise LocalProtocolError("this socket belongs to the parent process; make a new one after fork()")
+
+    @abstractmethod
+    def run(self, work: Callable[[float, Unpack[Ts]], T], *args: *Ts) -> T:
+        """What ``work(now, ...)`` returns; what comes of it goes its ways."""
+
+    @abstractmethod
+    def peek(self, look: Callable[[float, Unpack[Ts]], T], *args: *Ts) -> T:
+        """What ``look(now, ...)`` returns. For reading only; works after the end too."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """In a child after ``fork``: give up keys and descriptors."""
+
+    def _tell(self, now: float) -> None:
+        """Hand on what the endpoint has to tell."""
+        while (event := self.endpoint.next_event()) is not None:
+            try:
+                self._on_event(event, now)
+            except Exception as error:
+                self._faults.add("event", error)
+
+    def _note_sleep(self, now: float) -> None:
+        """Tell the endpoint if the machine has slept since the last look."""
+        asleep = time_asleep()
+        if asleep - self._asleep >= _ASLEEP:
+            self.endpoint.handle_resumed(asleep - self._asleep, now)
+        self._asleep = asleep
+
+    def _give_up_half_done(self, error: BaseException) -> None:
+        """``error`` left a call to the endpoint half done: whatever session was touched must not be gone on with."""
+        if not isinstance(error, Exception) or isinstance(error, MemoryError | RecursionError):
+            self.endpoint.handle_interrupted(monotonic())
