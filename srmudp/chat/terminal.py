@@ -120,9 +120,11 @@ class History(UIControl):
             return cached[1]
         if line.receipt is not None:
             pieces = [*pieces, (Style.PLAIN, " "), line.receipt.mark()]
-        rows = [[(_class_of(piece), piece[1]) for piece in row] for row in wrapped(pieces, self._width)]
-        self._rows[line] = mark, rows  # type: ignore[assignment]
-        return rows  # type: ignore[return-value]
+        rows: list[StyleAndTextTuples] = []
+        for row in wrapped(pieces, self._width):
+            rows.append([(_class_of(piece), piece[1]) for piece in row])
+        self._rows[line] = mark, rows
+        return rows
 
 
 def _class_of(piece: Piece) -> str:

@@ -22,7 +22,7 @@ from .names import PART, STATE, check_path, key_of, numbered, safe_name
 try:
     import fcntl
 except ImportError:  # Windows: two programs that resume the same file there are not told apart
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a module elsewhere
 
 __all__ = ["Folder", "Partial", "hash_file"]
 

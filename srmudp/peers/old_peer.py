@@ -36,7 +36,7 @@ class OldPeer(Peer):
     """The state of one peer on the old wire. Every method is called under the endpoint lock."""
 
     # Not a Connection, but it has all that an endpoint asks of one; tests/peers/test_old_peer.py compares them.
-    connection: OldConnection  # type: ignore[assignment]
+    connection: OldConnection  # type: ignore[assignment]  # see above
 
     def __init__(self, endpoint: Host[Peer], name: str, now: float, dialect: Dialect) -> None:
         super().__init__(endpoint, name, now)

@@ -191,7 +191,7 @@ class RangeSet:
             return NotImplemented
         return self._firsts == other._firsts and self._lasts == other._lasts
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # as the language has it for what changes and can be compared
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in self.newest(8)[::-1])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable
 from queue import Empty, Full, SimpleQueue
@@ -103,7 +104,7 @@ class Drained(Protocol):
     def drain(self) -> list[Letter]: ...
 
 
-class Registry:
+class Registry(ABC):
     """Which hooks there are and what they are to be given; subclasses give it to them."""
 
     def __init__(self, driver: Runs, inbox: Drained) -> None:
@@ -113,21 +114,22 @@ class Registry:
         self._event_hooks: tuple[EventHook, ...] = ()
         self._backlog = 0  # parcels put and not yet taken or passed on; under the lock
 
+    @abstractmethod
     def start(self) -> None:
         """Begin to give, unless that was begun already."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def _check(hook: object, what: str) -> None:
-        raise NotImplementedError
+        """Return quietly if ``hook`` can be given something; :class:`TypeError` if not."""
 
+    @abstractmethod
     def _add(self, item: Parcel | PeerEvent | Callable[[], Any]) -> None:
         """Have this done after all that was added before."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _added(self) -> int:
         """How many of these wait."""
-        raise NotImplementedError
 
     # --- registration ---
 

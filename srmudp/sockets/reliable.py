@@ -521,7 +521,8 @@ class SecureReliableSocket(StreamSurface):
     @property
     def local_address(self) -> tuple[Any, ...]:
         """Where the UDP port is bound."""
-        return self.receiver_socket.getsockname()  # type: ignore[no-any-return]
+        address: tuple[Any, ...] = self.receiver_socket.getsockname()
+        return address
 
     @property
     def port(self) -> int:

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import errno
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
 
-class StreamSurface(socket.socket):
+class StreamSurface(socket.socket, ABC):
     """A socket object whose subclass has ``connect``, ``send``, ``sendall`` and ``recv`` of its own."""
 
+    @abstractmethod
     def _whence(self) -> Any:
         """The peer's address."""
-        raise NotImplementedError
 
     def bind(self, address: object, /) -> NoReturn:
-        """Never: ``connect`` or the constructor binds."""
+        """Never: ``connect`` or the constructor binds. What it raises is what srudp raises there."""
         raise NotImplementedError("connect() or the constructor binds the port")
 
     def connect_ex(self, address: Any, /) -> int:
