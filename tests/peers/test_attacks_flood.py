@@ -180,7 +180,7 @@ def test_nothing_is_amplified_and_no_cookie_answers_a_cookie() -> None:
 
 
 def attempt_of(sim: SimNode, other: SimNode) -> Attempt:
-    attempt = peer_of(sim, other).attempt
+    attempt = peer_of(sim, other).opening.attempt
     assert attempt is not None
     return attempt
 
