@@ -560,10 +560,19 @@ class Endpoint:
         """
         return self._registry.named(name).connection.all_arrived
 
+    def undelivered(self) -> tuple[int, int]:
+        """Messages not settled of all peers, and how many of their bytes have not arrived. Counts them one by one."""
+        return self.pending, sum(peer.connection.bytes_to_arrive for peer in self._registry)
+
     def is_amid_call(self, name: str) -> bool:
         """True if more is to come of what one call to ``send`` sent: known of peers on the old wire alone."""
         peer = self._registry.named(name)
         return isinstance(peer, OldPeer) and peer.connection.amid_call
+
+    def ended_whole(self, name: str) -> bool:
+        """True if a peer on the old wire has said goodbye, and all that came before it is here."""
+        peer = self._registry.named(name) if name in self._registry else None
+        return isinstance(peer, OldPeer) and peer.connection.ended_whole
 
     # --- output
 

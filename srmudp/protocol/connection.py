@@ -222,6 +222,11 @@ class Connection:
         return not self.unreliable_out.pending and self.sending.all_arrived
 
     @property
+    def bytes_to_arrive(self) -> int:
+        """Bytes of them that the peer has not received."""
+        return self.unreliable_out.queued_bytes + self.sending.bytes_to_arrive
+
+    @property
     def queued_bytes(self) -> int:
         """Bytes of messages not settled."""
         return self.sending.queued_bytes + self.unreliable_out.queued_bytes

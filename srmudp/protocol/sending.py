@@ -70,6 +70,15 @@ class OutgoingMessage:
             return True
         return self.acked is not None and not self.acked.missing(0, self.size - 1)
 
+    @property
+    def bytes_to_arrive(self) -> int:
+        """Bytes of it that still need to go, as far as is known."""
+        if self.arrived or self.withdrawn:
+            return 0
+        if self.acked is None:
+            return self.size
+        return sum(last + 1 - first for first, last in self.acked.missing(0, self.size - 1))
+
     def reset(self) -> None:
         """Forget that anything was sent."""
         self.sequence = -1
@@ -163,6 +172,13 @@ class SendHalf:
         return not any(
             state.waiting or any(not message.has_arrived for message in state.started)
             for state in self.channels.values()
+        )
+
+    @property
+    def bytes_to_arrive(self) -> int:
+        """Bytes that the peer has not received, as far as is known."""
+        return sum(
+            message.bytes_to_arrive for state in self.channels.values() for message in (*state.waiting, *state.started)
         )
 
     def largest_head(self) -> int:

@@ -91,6 +91,8 @@ class Engine(Core[Delivery]):
         self._join()
         self._getaddrinfo = getaddrinfo or socket.getaddrinfo
         self._closer: tuple[int, object] | None = None
+        self.is_being_closed = False
+        """True from when the application asks for it until it is done."""
         self._sent = 0  # to one recipient
         self._finished = threading.Event()
 
@@ -302,6 +304,7 @@ class Engine(Core[Delivery]):
         """Flush, say goodbye, end the threads; see ``MultiHolepunchSocket.close``."""
         if self.is_foreign or self._finished.is_set():
             return
+        self.is_being_closed = True
         if self.driver.interrupted_here():
             self.driver.defer(functools.partial(self._close_elsewhere, timeout))
             return
@@ -322,6 +325,7 @@ class Engine(Core[Delivery]):
             closer = self._closer
             if closer is not None and closer[1] is token:
                 self._closer = None  # interrupted half-way: the next close() goes on from there
+                self.is_being_closed = False
 
     def _close_elsewhere(self, timeout: float | None) -> None:
         threading.Thread(target=self.close, args=(timeout,), name="srmudp-closer", daemon=True).start()
@@ -370,6 +374,10 @@ class Engine(Core[Delivery]):
 
     def discard(self) -> None:
         self.close(0.0)
+
+    def undelivered(self) -> object:
+        """What is still to be brought home; another value than before if that got on."""
+        return self.driver.peek(lambda now: self.house.endpoint.undelivered())
 
     def abandon(self) -> None:
         """Close without flushing, on the timer thread; takes no lock: for finalizers, which run anywhere."""

@@ -201,6 +201,9 @@ class FakeEndpoint:
         for token in list(self.sent):
             self.settle(token, Failure.CLOSED)
 
+    def undelivered(self) -> tuple[int, int]:
+        return self.pending, 0
+
     @property
     def pending(self) -> int:
         return len(self.sent)

@@ -187,6 +187,42 @@ def test_at_exit_sockets_are_flushed_and_a_warning_is_logged(rig: Rig, caplog: p
     lifetime._at_exit()
 
 
+def test_at_exit_who_was_closed_is_waited_for_as_long_as_it_gets_on(
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifetime, "EXIT_FLUSH", 0.05)
+    delivery = send(rig)
+    closing = threading.Thread(target=rig.engine.close, args=(30.0,))
+    closing.start()
+    reach(lambda: rig.engine.is_being_closed)
+    looks = iter(range(20))  # of 10 ms each
+
+    def undelivered() -> tuple[int, int]:
+        look = next(looks, None)
+        if look is None:
+            rig.transport.arrive(b"T1", source=BOB)
+        return 1, look or 0
+
+    monkeypatch.setattr(rig.endpoint, "undelivered", undelivered)
+    lifetime._at_exit()
+    closing.join(5)
+    assert delivery.wait(0)
+    assert rig.transport.closed
+    assert not caplog.records, "it was closed"
+
+
+def test_at_exit_who_was_closed_and_stands_still_is_not_waited_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifetime, "EXIT_FLUSH", 0.05)
+    delivery = send(rig)
+    closing = threading.Thread(target=rig.engine.close, args=(30.0,))
+    closing.start()
+    reach(lambda: rig.engine.is_being_closed)
+    lifetime._at_exit()
+    assert rig.transport.closed
+    assert delivery.failed == {"bob": Failure.CLOSED.value}
+    closing.join(5)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_after_fork_the_child_sends_nothing_and_takes_no_lock(rig: Rig) -> None:

@@ -55,6 +55,9 @@ class Engine(Core[Delivery]):
 
     kind = "aio.MultiHolepunchSocket"
 
+    is_being_closed = False
+    """Never by another thread; see :class:`~..lifetime.Lived`."""
+
     def __init__(
         self,
         endpoint: Endpoint,
@@ -305,6 +308,10 @@ class Engine(Core[Delivery]):
             self.driver.stop()
             self.house.save_known()
             lifetime.closed(self)
+
+    def undelivered(self) -> object:
+        """See :class:`~..lifetime.Lived`."""
+        return None
 
     def abandon(self) -> None:
         """Close without flushing, when the loop turns; for finalizers, which run anywhere."""
