@@ -132,6 +132,8 @@ class OldConnection:
         self._ending: tuple[float, str] | None = None
         self.established = False
         """True between CONNECTED and ENDED."""
+        self.ended_whole = False
+        """True if the last session ended with a goodbye, and nothing of what came before it is known to be missing."""
         self.confirmed = False
         """True once a packet opened under the key of this session."""
         self.mtu = 0
@@ -202,6 +204,7 @@ class OldConnection:
     def end(self, reason: str, now: float) -> None:
         """The session is over; what is queued waits for the next one."""
         kind = SignalKind.ENDED if self.established else SignalKind.FAILED
+        self.ended_whole = self._ending is not None and self.receiving.is_whole
         self.stop()
         self.signals.append(Signal(kind, reason))
 
@@ -248,6 +251,11 @@ class OldConnection:
     def all_arrived(self) -> bool:
         """True if the peer has received all of them: nothing more is ever known of it here."""
         return not self.pending
+
+    @property
+    def bytes_to_arrive(self) -> int:
+        """Bytes of them that it has not acknowledged."""
+        return self.queued_bytes
 
     @property
     def queued_bytes(self) -> int:

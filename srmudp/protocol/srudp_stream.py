@@ -449,6 +449,11 @@ class OldReceiveHalf:
         self._untaken += len(message) + OVERHEAD
         self.arrived.append(message)
 
+    @property
+    def is_whole(self) -> bool:
+        """True if nothing is missing, of what is known, nor more to come of one call to ``send``."""
+        return self.call_ended and not self._held and not self._missing
+
     def on_taken(self, size: int) -> None:
         """The application has a message of this size."""
         was_full = self._untaken > self._room

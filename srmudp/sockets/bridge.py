@@ -35,15 +35,17 @@ class Bridge:
 
     Attributes:
         descriptor: of the outer end, for the application's socket to own.
-        tells_end: whether the peer can be told that nothing more comes, and yet go on sending.
+        spoil: writes something into the outer end. If that lies unread when the inner one is closed, whoever reads the
+            descriptor is told, at least by Linux, that the connection was reset.
+        is_torn: the line has ended before the end of the stream, and all that had come is in the pair.
     """
-
-    tells_end = True
 
     def __init__(self) -> None:
         outer, self._inner = socket.socketpair()
         self._inner.setblocking(False)
         self.descriptor = outer.detach()
+        self.spoil: Callable[[], object] = lambda: None
+        self.is_torn = False
         self._line: Line | None = None
         self._thread: threading.Thread | None = None
         self._wakeup: Wakeup | None = None
@@ -57,12 +59,13 @@ class Bridge:
         # From the application; the thread's.
         self._out = b""  # read from the pair, not sent yet
         self._write_ended = False  # nothing more comes from the application
-        self._owes_end = False  # which the peer is still to be told
         self._closing = False
         self._given_up = False
         self._counting = threading.Lock()
         self._written = self._pumped = 0
         self._drained = threading.Event()  # set whenever the thread has sent something, and in the end
+        self._empty = threading.Event()  # set whenever it has found nothing to send
+        self._all_out = False  # nothing more comes from the application, and the line has all that came
 
     @property
     def is_serving(self) -> bool:
@@ -80,7 +83,6 @@ class Bridge:
         self._line = line
         self._thread = threading.Thread(target=self._run, name="srmudp-stream", daemon=True)
         self._thread.start()
-        line.before_close = self.finish
         line.after_round = self.after_round
         self.after_round()
 
@@ -95,7 +97,7 @@ class Bridge:
                 self._feed(line)  # at once: a change of threads costs more than all the rest
             else:
                 self._wake()  # an interrupt of the application's thread must not tear what is in the pair
-        if self._out or self._owes_end:
+        if self._out:
             self._wake()
 
     def _wake(self) -> None:
@@ -122,7 +124,7 @@ class Bridge:
                     letter = None
                 if letter is None:
                     if line.is_over:
-                        self._end_reading()
+                        self._end_torn(line)
                     return
                 if letter is LOOK_AGAIN:
                     continue
@@ -150,6 +152,16 @@ class Bridge:
         letter, self._letter, self._rest = self._letter, None, None
         if letter is not None:
             line.note_taken(letter)
+
+    def _end_torn(self, line: Line) -> None:
+        """The line is over, and no end of the stream has come."""
+        try:
+            line.check_whole()
+        except ConnectionResetError:
+            self._read_ended = self.is_torn = True
+            self._wake()
+        else:
+            self._end_reading()
 
     def _end_reading(self) -> None:
         self._read_ended = True
@@ -180,18 +192,21 @@ class Bridge:
         """The outer end is about to be closed."""
         self._closing = True
 
-    def finish(self, limit: float) -> None:
-        """Wait at most ``limit`` seconds until all of what was written is on its way."""
+    def finish(self, limit: float) -> bool:
+        """Wait at most ``limit`` seconds until all of what was written is on its way. True if it is."""
         thread = self._thread
         if thread is None or thread is threading.current_thread():
-            return
+            return False
+        self._empty.clear()
+        self._wake()
         if self._closing:
-            self._wake()
             thread.join(max(0.0, limit))
-            return
+            return self._all_out
         deadline = monotonic() + limit
+        empty = self._empty.wait(limit)
         while not self.is_drained and not self._given_up and monotonic() < deadline:
             self._drained.wait(0.01)
+        return empty and self.is_drained and not self._given_up
 
     def _pump(self, line: Line) -> None:
         while not self._write_ended:
@@ -199,20 +214,20 @@ class Bridge:
                 try:
                     self._out = self._inner.recv(CHUNK)
                 except (BlockingIOError, InterruptedError):
+                    self._empty.set()
                     return
                 except OSError:
                     self._out = b""
                 if not self._out:
-                    self._write_ended = True
-                    self._owes_end = self.tells_end and not self._closing
-                    break
+                    self._write_ended = self._all_out = True
+                    if not self._closing:
+                        line.say_end()
+                    return
             if not line.try_push_all(deque((self._out,))):
                 return
             self._pumped += len(self._out)
             self._out = b""
             self._drained.set()
-        if self._owes_end and line.try_push_all(deque((b"",))):
-            self._owes_end = False
 
     # --- the thread ---
 
@@ -236,6 +251,9 @@ class Bridge:
                     self._pumped = self._written
                     self._drained.set()
                 if self._closing and self._write_ended:
+                    break
+                if self.is_torn:
+                    self.spoil()
                     break
                 poller.wait(reading=not self._write_ended and not self._out, writing=self._full, timeout=None)
         except Exception:

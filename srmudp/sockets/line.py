@@ -6,10 +6,14 @@ names.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import errno
 import functools
 import logging
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -33,8 +37,14 @@ BROADCASTS: Final = 1
 PIECE: Final = 65_537
 """Bytes of a stream sent as one message. After one of just this length more of the same call follows, so it is none
 that programs like to send."""
+END_OF_WRITING: Final = b"\0"
+"""After an empty message: nothing more will come, though the sender goes on reading."""
+END_OF_ALL: Final = b"\1"
+"""After an empty message: the sender has closed."""
 LOOK_AGAIN: Final[Letter] = (Message(b"", "", 0.0), MessageArrived("", PeerId(bytes(32)), 0, b"", None))
 """Put into the inbox to have whoever waits there leave it."""
+_LAST_WORD: Final = 2.0
+"""Seconds that the word of the end is waited for when all else has arrived: the peer may be gone without a goodbye."""
 _SMALL: Final = 1024
 """Bytes of a message that may wait for others when many are sent in a row."""
 
@@ -54,6 +64,8 @@ class Line(Engine):
         super().__init__(parts.endpoint, parts.transport, parts.config, timeout=timeout, span=span, known=parts.known)
         self.peer = peer
         self.stays = stays
+        self.tells_end = is_stream and parts.targets[peer].wire == "native"
+        """Whether the peer can be told that nothing more comes, and yet go on sending."""
         self.established = False
         self.ended = False
         self.address: Address | None = None
@@ -62,8 +74,15 @@ class Line(Engine):
         """Called on the hook thread with each broadcast; False if it is for the reader after all."""
         self.after_round: Callable[[], None] | None = None
         """Called without the lock whenever there may be something to read, room to send, or the end may have come."""
-        self.before_close: Callable[[float], None] | None = None
-        """Called with the seconds left when the line is to be closed: the last moment to send what waits elsewhere."""
+        self.before_close: Callable[[float], bool] | None = None
+        """Called with the seconds left when the line is to be closed: the last moment to send what waits elsewhere.
+        True if nothing is left there, nor of a call that is not over."""
+        self._end_said = b""  # the last word on that
+        self._end_until = inf  # that it is waited for
+        self.peer_closed = False
+        """Whether the peer has said that it has closed. Its goodbye follows."""
+        self._at_end = False  # the next message says what kind of end that is
+        self._broke: str | None = None  # why there will be no end of the stream, though the line has ended
         self._is_stream = is_stream
         self._amid = False  # more of the stream's last call follows
         self._left: deque[Letter] = deque()  # what had come and was not read when the line ended
@@ -80,6 +99,16 @@ class Line(Engine):
                 self.hooks.call(functools.partial(self._hand_broadcast, message, arrived))
                 return
             self._deliver_broadcast(message, arrived)
+        elif self._at_end:
+            self._at_end = False
+            if message.content == END_OF_ALL:
+                self.peer_closed = True
+                self.is_being_closed = True  # by the peer's goodbye: nobody has forgotten it
+                self.wake(ROOM)  # whoever waits for it waits in vain
+            self.hooks.deliver(dataclasses.replace(message, content=b""), arrived)
+        elif self.tells_end and not message.content:
+            self._at_end = True
+            self.driver.endpoint.message_taken(arrived, monotonic())
         else:
             self._amid = len(message.content) == PIECE
             self.hooks.deliver(message, arrived)
@@ -108,22 +137,24 @@ class Line(Engine):
         kind = event.kind
         if kind in (EventKind.CONNECTED, EventKind.RECONNECTED):
             if kind is EventKind.RECONNECTED and not self.stays:
-                self._end()  # a stream that began elsewhere cannot be gone on with
+                self._end("its program was started anew")  # what began elsewhere cannot be gone on with
                 return
             self.established = True
         elif kind in (EventKind.LOST, EventKind.REFUSED, EventKind.REMOVED):
             was, self.established = self.established, False
             if was and not self.stays:
-                self._end()
+                whole = self.peer_closed or self.driver.endpoint.ended_whole(self.peer)
+                self._end(None if whole else event.reason)
         if kind in (EventKind.CONNECTED, EventKind.RECONNECTED, EventKind.ROAMED):
             self.address = event.address
         if event.peer_id is not None:
             self.their_id = event.peer_id
         self.hooks.announce(event)
 
-    def _end(self) -> None:
+    def _end(self, broke: str | None) -> None:
         self.established = False
         self.ended = True
+        self._broke = broke
         self._left.extend(self.inbox.drain())
         self.abandon()
 
@@ -145,6 +176,15 @@ class Line(Engine):
     def is_over(self) -> bool:
         """True if nothing will ever come that :meth:`fetch` does not give now."""
         return (self.ended or self.closing) and not self._left
+
+    def check_whole(self) -> None:
+        """Return quietly unless the line has ended with something else than its writer's word that this is all.
+
+        Raises:
+            ConnectionResetError: it has, so more may have been sent than came.
+        """
+        if self._broke is not None:
+            raise ConnectionResetError(errno.ECONNRESET, f"the connection broke off before its end: {self._broke}")
 
     # --- writing ---
 
@@ -181,7 +221,7 @@ class Line(Engine):
     def _queue(self, now: float, contents: deque[bytes], channel: int, reliable: bool) -> bool | None:
         endpoint = self.driver.endpoint
         while contents:
-            if not self.established or self.closing:
+            if not self.can_send or self.closing or (self._end_said and channel == DATA):
                 raise _disconnected()
             content = contents[0]
             if reliable and not endpoint.has_room(self.peer, len(content)):
@@ -190,13 +230,31 @@ class Line(Engine):
             contents.popleft()
         return True
 
+    @property
+    def can_send(self) -> bool:
+        """True while there is somebody to send to."""
+        return self.established and not self.peer_closed
+
+    def say_end(self, kind: bytes = END_OF_WRITING) -> None:
+        """Tell the peer, behind all that was sent, that nothing more comes. Any number of times."""
+        with contextlib.suppress(SocketClosed):
+            self.driver.run(self._say_end, kind)
+
+    def _say_end(self, now: float, kind: bytes) -> None:
+        if self.tells_end and self.can_send and self._end_said < kind:
+            self._end_said = kind
+            for content in (b"", kind):
+                self.driver.endpoint.send_message(self.peer, content, channel=DATA, reliable=True, ttl=None, now=now)
+
     # --- the rest ---
 
     def close(self, timeout: float | None = None) -> None:
         """As of any engine; flushed is what has reached the other machine, though nobody has taken it there."""
         deadline = monotonic() + (self.timeout if timeout is None else timeout)
-        if self.before_close is not None and not self.is_foreign and not self.closing:
-            self.before_close(max(0.0, deadline - monotonic()))
+        if self._is_stream and not self.is_foreign and not self.driver.interrupted_here():
+            whole = self.before_close is None or self.before_close(max(0.0, deadline - monotonic()))
+            if whole:
+                self.say_end(END_OF_ALL)
         super().close(max(0.0, deadline - monotonic()))
 
     @property
@@ -206,9 +264,11 @@ class Line(Engine):
 
     def _is_flushed(self, now: float) -> bool | None:
         """What has reached the other machine is read there when its program likes: nobody waits for that."""
-        if not self.established or self.driver.endpoint.has_arrived(self.peer):
+        if not self.can_send or self.driver.endpoint.has_arrived(self.peer):
             return True
-        if now < self._flush_until:
+        if self._end_said and self._end_until == inf and self.driver.endpoint.undelivered()[1] <= len(self._end_said):
+            self._end_until = now + _LAST_WORD
+        if now < min(self._flush_until, self._end_until):
             return None
         log.warning("! closed before all that was sent had arrived")
         return True

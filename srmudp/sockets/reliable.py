@@ -270,7 +270,7 @@ class SecureReliableSocket(StreamSurface):
             self._line = line
         if is_stream:
             self._stream = StreamEnd(line, self._bridge)
-            self._bridge.tells_end = self._wire == "native"
+            self._bridge.spoil = _Spoiler(self)
             if self._wants_descriptor:
                 self._stream.use_bridge()
         self.broadcast_hook_fnc = self._broadcast_hook
@@ -319,7 +319,10 @@ class SecureReliableSocket(StreamSurface):
     def recv(self, bufsize: int = 1024, flags: int = 0, /) -> bytes:
         """The next bytes of a stream, at most ``bufsize``; ``b""`` at its end, when closed, or not yet connected.
 
+        The end is where the other program has closed, or shut down writing. A connection that ends otherwise has none.
+
         Raises:
+            ConnectionResetError: it ended otherwise, so something may be missing; raised when what came has been read.
             TimeoutError: nothing came in the time of ``settimeout`` (``socket.timeout``).
             BlockingIOError: nothing is there, after ``setblocking(False)``.
             OSError: this socket has messages: ``receive()`` returns them.
@@ -336,11 +339,18 @@ class SecureReliableSocket(StreamSurface):
         if data is not None:
             return data
         try:
-            return super().recv(bufsize)
+            data = super().recv(bufsize)
         except (BlockingIOError, TimeoutError, InterruptedError):
             raise
-        except OSError:  # closed meanwhile
-            return b""
+        except OSError:  # closed meanwhile, or torn
+            data = b""
+        if not data and not self._shut:
+            stream.check_whole()
+        return data
+
+    def _spoil(self) -> None:
+        """See :class:`~.bridge.Bridge`."""
+        super().send(b"\0", getattr(socket, "MSG_DONTWAIT", 0))
 
     def shutdown(self, how: int, /) -> None:
         """End one direction of a stream: ``SHUT_WR`` and the peer reads its end, ``SHUT_RD`` and we do.
@@ -473,7 +483,7 @@ class SecureReliableSocket(StreamSurface):
     def is_closed(self) -> bool:
         """True once we have closed, or a peer that is not waited for has gone."""
         line = self._line
-        return self._shut or (line is not None and line.ended)
+        return self._shut or (line is not None and (line.ended or line.peer_closed))
 
     @property
     def status(self) -> PeerStatus | None:
@@ -588,7 +598,9 @@ class SecureReliableSocket(StreamSurface):
         """Say goodbye and free the port. Idempotent; ends a ``connect``, ``recv`` or ``sendall`` in progress.
 
         What was sent is brought to the other machine first, for at most a second; a stream goes on with it in the
-        background for ``timeout`` seconds more. Files made by ``makefile`` keep the socket open.
+        background for ``timeout`` seconds, for which a program that ends waits, too, as long as it gets on. If all got
+        there the peer reads the end of the stream, otherwise that it broke off. Files made by ``makefile`` keep the
+        socket open.
         """
         super().close()
 
@@ -612,21 +624,22 @@ class SecureReliableSocket(StreamSurface):
             self._bridge.release()
             return
         patience = 0.0 if line.hooks.is_current_thread() or not blocks else _CLOSE
+        line.is_being_closed = True  # already now: the program may end before the thread has begun
         closer = threading.Thread(
             target=_bring_home, args=(line, self._bridge, self._terms.timeout), name="srmudp-closer", daemon=True
         )
         try:
             closer.start()
         except RuntimeError:  # the interpreter is on its way out
-            _bring_home(line, self._bridge, _CLOSE)
+            _bring_home(line, self._bridge, self._terms.timeout)
         else:
             closer.join(patience)
 
     def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         line: Line | None = getattr(self, "_line", None)
-        if line is not None and line.ended:
+        if line is not None and (line.ended or line.peer_closed):
             super()._real_close()  # type: ignore[misc]  # the peer has closed it: nothing was forgotten
-        elif line is not None and not line.closing and not line.is_foreign and not _is_finalizing():
+        if line is not None and not line.ended and not line.closing and not line.is_foreign and not _is_finalizing():
             line.abandon()
         bridge: Bridge | None = getattr(self, "_bridge", None)
         if bridge is not None:
@@ -666,6 +679,14 @@ class _Hook:
 
     def __hash__(self) -> int:
         return hash(type(self))
+
+
+class _Spoiler(_Hook):
+    def __call__(self) -> None:
+        sock = self._sock()
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock._spoil()
 
 
 class _Broadcasts(_Hook):

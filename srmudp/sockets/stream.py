@@ -38,6 +38,8 @@ class StreamEnd:
         self._writing = threading.Lock()
         self._writer: int | None = None  # the thread that has it
         self._write_ended = False
+        self._closed = False
+        line.before_close = self._finish
 
     # --- reading ---
 
@@ -50,6 +52,7 @@ class StreamEnd:
         Raises:
             BlockingIOError: nothing is there and ``timeout`` is 0.
             TimeoutError: nothing came in time.
+            ConnectionResetError: the connection broke off before the end of the stream.
         """
         deadline = None if timeout is None else monotonic() + timeout
         if not self._reading.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
@@ -66,6 +69,7 @@ class StreamEnd:
                     continue
                 if letter is None:
                     if self._line.is_over:
+                        self._line.check_whole()
                         return b""
                     raise _late(timeout)
                 content = letter[0].content
@@ -95,6 +99,11 @@ class StreamEnd:
         """What comes from now on is of no interest."""
         self._read_ended = True
         self._line.inbox.put(LOOK_AGAIN)
+
+    def check_whole(self) -> None:
+        """As of the line, when the pair has nothing more to read."""
+        if self._bridge.is_torn and not self._read_ended:
+            self._line.check_whole()
 
     # --- the descriptor ---
 
@@ -170,12 +179,22 @@ class StreamEnd:
                 if self._bridged:
                     self._bridge.wait_drained()
                 self._write_ended = True
-                self._line.push(b"")
+                self._line.say_end()
+
+    def _finish(self, limit: float) -> bool:
+        """The line is to be closed; see there."""
+        if self._bridged and not self._bridge.finish(limit):
+            return False
+        if not self._writing.acquire(blocking=False):
+            return False  # in the midst of a call, which fails now
+        self._closed = True
+        self._writing.release()
+        return True
 
     def _check_writable(self) -> None:
         if self._write_ended:
             raise BrokenPipeError("shut down for writing")
-        if not self._line.established:
+        if self._closed or not self._line.can_send:
             raise ConnectionAbortedError("disconnected")
 
 

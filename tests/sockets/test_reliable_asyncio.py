@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -90,6 +91,23 @@ def test_the_readers_wake_when_the_other_end_closes(make: Maker) -> None:
         assert await waiting == b"the last word"
         assert reader2.at_eof()
         await closed(writer2)
+
+    run(scene)
+
+
+def test_a_reader_is_told_that_the_stream_is_torn(make: Maker) -> None:
+    async def scene() -> None:
+        pair = await asyncio.to_thread(make.streams, socket.AF_INET, timeout=0.3, span=0.1)
+        reader, writer = await asyncio.open_connection(sock=pair.two)
+        await asyncio.to_thread(pair.one.sendall, b"not all")
+        assert await reader.readexactly(7) == b"not all"
+        assert pair.one._line is not None
+        pair.one._line.driver.transport.send_batch = lambda payload, *_: len(payload)  # type: ignore[method-assign]
+        with pytest.raises(ConnectionResetError, match="nothing heard"):
+            await reader.read()
+        writer.close()
+        with contextlib.suppress(ConnectionResetError):
+            await writer.wait_closed()
 
     run(scene)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import select
 import selectors
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 
 from srmudp import CONTROL_BCT, Config, MultiHolepunchSocket, Packet, SecureReliableSocket
+from srmudp.sockets import lifetime
 from srmudp.sockets.line import PIECE
 from tests.sockets.pairs import DEADLINE, FAMILIES, Maker, Pair, free_port, make, read
 
@@ -36,6 +39,7 @@ def way(request: pytest.FixtureRequest) -> Callable[[Pair], Pair]:
 
 
 Way = Callable[[Pair], Pair]
+SMALL = Config(send_queue=200_000, channel_window=100_000, connection_window=100_000)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -384,8 +388,7 @@ def test_who_waits_in_recv_wakes_when_either_end_closes(make: Maker, way: Way, w
 
 @pytest.mark.parametrize("who", ["peer", "self"])
 def test_who_waits_in_sendall_wakes_when_either_end_closes(make: Maker, way: Way, who: str) -> None:
-    small = Config(send_queue=200_000, channel_window=100_000, connection_window=100_000)
-    one, two = way(make.streams(timeout=0.3, span=0.1, config=small))
+    one, two = way(make.streams(timeout=0.3, span=0.1, config=SMALL))
     sending = make.start(one.sendall, bytes(2_000_000))
     while one.status is None or not one.status.queued:
         time.sleep(0.001)
@@ -400,9 +403,101 @@ def test_a_silent_peer_is_lost_after_the_timeout(make: Maker, way: Way) -> None:
     assert line is not None
     line.driver.transport.send_batch = lambda payload, size, address: len(payload)  # type: ignore[method-assign]
     began = time.monotonic()
-    assert two.recv(10) == b""
+    for _ in range(2):
+        with pytest.raises(ConnectionResetError, match="nothing heard for 0"):
+            two.recv(10)
     assert time.monotonic() - began < 5.0
     assert two.is_closed
+    two.close()
+    assert two.recv(10) == b""
+
+
+def read_until_torn(read: Callable[[int], bytes]) -> int:
+    """How many bytes come before the stream turns out to be torn off."""
+    count = 0
+    try:
+        while data := read(50_000):
+            count += len(data)
+    except ConnectionResetError:
+        return count
+    raise AssertionError(f"it ended after {count} bytes as if that were all")
+
+
+def send_what_goes(sock: SecureReliableSocket) -> int:
+    """How many bytes it takes while nobody reads at the other end."""
+    sock.setblocking(False)
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while sent < 5_000_000:
+            sent += sock.send(bytes(100_000))
+    assert sent < 5_000_000
+    return sent
+
+
+def test_a_stream_that_its_writer_could_not_finish_has_no_end(make: Maker, way: Way) -> None:
+    one, two = way(make.streams(timeout=0.3, span=0.1, config=SMALL))
+    sending = make.start(one.sendall, bytes(2_000_000))
+    while one.status is None or not one.status.queued:
+        time.sleep(0.001)
+    one.close()
+    with pytest.raises(ConnectionAbortedError):
+        sending.result(DEADLINE)
+    assert 0 < read_until_torn(two.recv) < 2_000_000
+
+
+def test_a_stream_whose_rest_did_not_arrive_in_time_has_no_end(make: Maker, way: Way) -> None:
+    one, two = way(make.streams(timeout=0.3, span=0.1, config=SMALL))
+    sent = send_what_goes(one)
+    one.close()
+    while two.established:
+        time.sleep(0.001)
+    assert 0 < read_until_torn(two.recv) < sent
+
+
+def test_a_descriptor_tells_that_the_stream_is_torn(make: Maker) -> None:
+    one, two = make.streams(timeout=0.3, span=0.1, config=SMALL)
+    number = two.fileno()
+    send_what_goes(one)
+    one.close()
+    while two.established:
+        time.sleep(0.001)
+    if sys.platform == "linux":
+        assert read_until_torn(lambda size: os.read(number, size))
+    with pytest.raises(ConnectionResetError, match="before its end: its program ended"):
+        two.recv(1)
+
+
+def test_what_is_dropped_without_close_ends_as_well(make: Maker) -> None:
+    one, two = make.streams()
+    one.sendall(b"the last word")
+    assert two.recv(100) == b"the last word"
+    while one.status is None or one.status.queued:
+        time.sleep(0.001)
+    make.forget(one)
+    holder = [one]
+    del one
+    with pytest.warns(ResourceWarning, match="unclosed <SecureReliableSocket"):
+        holder.clear()
+    assert two.recv(10) == b""
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_program_that_ends_waits_for_a_closed_stream_as_long_as_it_gets_on(
+    make: Maker, way: Way, reads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = way(make.streams(config=SMALL))
+    sent = send_what_goes(one)
+    began = time.monotonic()
+    one.close()
+    assert time.monotonic() - began < 0.5
+    monkeypatch.setattr(lifetime, "EXIT_FLUSH", 0.5 if reads else 0.05)
+    ending = make.start(lifetime._see_to_closing)
+    if reads:
+        assert read(two, sent) == bytes(sent)
+        assert two.recv(1) == b""
+    ending.result(DEADLINE)
+    if not reads:
+        assert 0 < read_until_torn(two.recv) < sent
 
 
 def test_one_direction_can_be_ended(make: Maker, way: Way) -> None:
@@ -446,7 +541,7 @@ def test_close_by_several_threads_at_once(make: Maker, way: Way) -> None:
 
 
 def test_a_stream_to_a_socket_with_many_peers(make: Maker) -> None:
-    """Pieces of the stream are its messages; an empty message ends its direction."""
+    """Pieces of the stream are its messages; an empty one, and what kind of end it is, end its direction."""
     port = free_port()
     stream: Any = make(socket.AF_INET)
     with MultiHolepunchSocket(port=port ^ 1, host="127.0.0.1") as many:
@@ -456,7 +551,7 @@ def test_a_stream_to_a_socket_with_many_peers(make: Maker) -> None:
         message = many.receive(DEADLINE)
         assert message is not None
         assert message.content == b"hello"
-        for content in (b"to ", b"the ", b"stream", b""):
+        for content in (b"to ", b"the ", b"stream", b"", b"\0"):
             many.send(content, "stream")
         assert read(stream, 13) == b"to the stream"
         assert stream.recv(1) == b""
