@@ -9,7 +9,6 @@ import inspect
 import os
 import pickle
 import queue
-import signal
 import socket
 import threading
 import time
@@ -24,6 +23,8 @@ from srmudp import aio
 from srmudp.crypto.backend import select_backend
 from srmudp.exceptions import LocalProtocolError
 from tests.loops import in_loop, reach
+
+from .forks import not_refused_in_child
 
 try:
     import uvloop
@@ -280,51 +281,7 @@ async def test_after_fork() -> None:
     """Every call is refused in the child, its end is quiet, and the parent's connection lives."""
     async with new() as a, new() as b:
         await join(a, b)
-        reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            answers = []
-            try:
-                signal.alarm(10)
-                for call in (
-                    lambda: a.send(b"child"),
-                    lambda: a.receive(0),
-                    lambda: anext(a),
-                    lambda: a.wait_connected(),
-                    a.__aenter__,
-                    lambda: a.add_peers({}),
-                    lambda: a.remove_peer("b"),
-                    lambda: a.trust("b"),
-                    lambda: a.forget("b"),
-                    lambda: a.connections_status,
-                    lambda: a.register_message_hook(print),
-                    lambda: a.on_event(print),
-                    lambda: a.drops,
-                    lambda: a.addresses,
-                    a.getsockname,
-                ):
-                    try:
-                        result = call()
-                        if inspect.isawaitable(result):
-                            result.__await__().send(None)
-                        answers.append("returned")
-                    except LocalProtocolError:
-                        answers.append("refused")
-                    except BaseException as error:
-                        answers.append(repr(error))
-                try:
-                    a.close().send(None)
-                except StopIteration:
-                    answers.append("closed")
-                a.__del__()
-            finally:
-                os.write(writer, ",".join(answers).encode())
-                os._exit(0)
-        os.close(writer)
-        os.waitpid(child, 0)
-        answers = os.read(reader, 1000).decode().split(",")
-        os.close(reader)
-        assert answers == ["refused"] * 15 + ["closed"]
+        assert not_refused_in_child(a, lambda: anext(a), a.__aenter__) == []
         delivery = await a.send(b"parent")
         message = await b.receive(10)
         assert message is not None

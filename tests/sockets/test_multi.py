@@ -8,7 +8,6 @@ import gc
 import os
 import pickle
 import queue
-import signal
 import socket
 import stat
 import threading
@@ -27,6 +26,8 @@ from srmudp.models import Address, Message, Peer, PeerEvent, PeerId, PeerState, 
 from srmudp.sockets.multi import MultiHolepunchSocket
 from srmudp.transports.impaired import impaired
 from tests.shells import both_shells
+
+from .forks import not_refused_in_child
 
 Make = Callable[..., MultiHolepunchSocket]
 
@@ -447,50 +448,7 @@ def test_a_constructor_that_fails_early_is_dropped_quietly() -> None:
 def test_after_fork(pair: tuple[MultiHolepunchSocket, MultiHolepunchSocket]) -> None:
     """Attack 41: every call is refused in the child, its ends are quiet, and the parent's connection lives."""
     a, b = pair
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        answers = []
-        try:
-            signal.alarm(10)
-            for call in (
-                lambda: a.send(b"child"),
-                lambda: a.receive(0),
-                lambda: a.add_peers({}),
-                lambda: a.remove_peer("b"),
-                lambda: a.remove_peers(["b"]),
-                lambda: a.trust("b"),
-                lambda: a.forget("b"),
-                lambda: a.verification_code("b"),
-                lambda: a.wait_connected(),
-                lambda: a.connections_status,
-                lambda: a.register_message_hook(print),
-                lambda: a.unregister_message_hook(print),
-                lambda: a.on_event(print),
-                lambda: a.off_event(print),
-                lambda: next(iter(a)),
-                lambda: a.drops,
-                lambda: a.addresses,
-                a.getsockname,
-                a.fileno,
-                a.__enter__,
-            ):
-                try:
-                    call()
-                    answers.append("returned")
-                except LocalProtocolError:
-                    answers.append("refused")
-            a.__exit__(None, None, None)
-            a.close()
-            a.__del__()
-        finally:
-            os.write(writer, ",".join(answers).encode())
-            os._exit(0)
-    os.close(writer)
-    os.waitpid(child, 0)
-    answers = os.read(reader, 1000).decode().split(",")
-    os.close(reader)
-    assert answers == ["refused"] * 20
+    assert not_refused_in_child(a, lambda: next(iter(a)), a.fileno, a.__enter__) == []
     delivery = a.send(b"parent")
     message = b.receive(10)
     assert message is not None

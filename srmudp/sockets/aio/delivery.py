@@ -20,8 +20,8 @@ class Delivery(Outcome):
     """What became of one ``send()``: who took the message, who did not and why. Ignoring it is fine.
 
     *Delivered* means taken by the application at the other end: ``receive()`` returned it, or its hooks did.
-    An unreliable message counts as delivered when it was sent. ``await delivery`` is ``await delivery.wait()``. Any
-    number of tasks may wait, and be cancelled.
+    An unreliable message counts as delivered when the other machine has it, and as failed when it was lost. ``await
+    delivery`` is ``await delivery.wait()``. Any number of tasks may wait, and be cancelled.
 
     Attributes:
         left_out: added peers that ``send()`` to everyone did not address because they have been away too long.

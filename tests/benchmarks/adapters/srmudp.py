@@ -14,6 +14,20 @@ HANDED_OVER = 0.05
 """Seconds after which the hook surely has seen that it is to answer."""
 
 
+def facts_of(sock: Any, peer: str) -> dict[str, Any]:
+    """What either kind of socket knows of the connection."""
+    status = sock.connections_status[peer]
+    stats = status.stats
+    return {
+        "mtu": status.mtu,
+        "rtt": status.rtt,
+        "datagrams": stats.datagrams_sent,
+        "lost": stats.datagrams_lost,
+        "wire_bytes": stats.bytes_sent,
+        "drops": dict(sock.drops),
+    }
+
+
 class SocketPipe(Pipe):
     """One socket with one peer."""
 
@@ -49,16 +63,7 @@ class SocketPipe(Pipe):
         self.sock.close(0)
 
     def facts(self) -> dict[str, Any]:
-        status = self.sock.connections_status[self.peer]
-        stats = status.stats
-        return {
-            "mtu": status.mtu,
-            "rtt": status.rtt,
-            "datagrams": stats.datagrams_sent,
-            "lost": stats.datagrams_lost,
-            "wire_bytes": stats.bytes_sent,
-            "drops": dict(self.sock.drops),
-        }
+        return facts_of(self.sock, self.peer)
 
 
 class HookPipe(SocketPipe):

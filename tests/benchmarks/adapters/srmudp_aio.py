@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.benchmarks.adapters.base import CONNECT, Adapter, Asynchronous, AsyncPipe, Job, missing
-
-LIMIT = 60.0
-"""Seconds for which ``send`` may wait for room."""
+from tests.benchmarks.adapters.base import CONNECT, Adapter, Asynchronous, AsyncPipe, Job
+from tests.benchmarks.adapters.srmudp import FAST, LIMIT, facts_of, no_fast
 
 
 class AioPipe(AsyncPipe):
@@ -39,16 +37,7 @@ class AioPipe(AsyncPipe):
         await self.sock.close(0)
 
     def facts(self) -> dict[str, Any]:
-        status = self.sock.connections_status[self.peer]
-        stats = status.stats
-        return {
-            "mtu": status.mtu,
-            "rtt": status.rtt,
-            "datagrams": stats.datagrams_sent,
-            "lost": stats.datagrams_lost,
-            "wire_bytes": stats.bytes_sent,
-            "drops": dict(self.sock.drops),
-        }
+        return facts_of(self.sock, self.peer)
 
 
 def pipe(job: Job, at: tuple[str, int], name: str, peer: tuple[str, int]) -> AioPipe:
@@ -77,7 +66,7 @@ ADAPTERS: tuple[Adapter, ...] = (
         "srmudp, fast, asyncio",
         listen,
         connect,
-        why_not=lambda: missing("cryptography"),
-        options={"backend": "cryptography"},
+        why_not=no_fast,
+        options=FAST,
     ),
 )
