@@ -42,6 +42,7 @@ from .models import (
     SeenAddress,
     Trust,
 )
+from .nat.invites import Invite
 from .sockets.delivery import Delivery
 from .sockets.flavours import find_ecdhe_curve as find_ecdhe_curve
 from .sockets.flavours import get_formal_address_format, get_mtu_linux
@@ -75,6 +76,7 @@ __all__ = [
     "EventKind",
     "Identity",
     "IdentityError",
+    "Invite",
     "LocalProtocolError",
     "Message",
     "MessageTooBig",

@@ -152,7 +152,7 @@ class Peer:
     """A peer to be added, spelled out: addresses to try and the identity it must prove.
 
     Args:
-        addresses: one or several of ``"host:port"``, ``"[v6]:port"``, ``(host, port)``.
+        addresses: one or several of ``"host:port"``, ``"[v6]:port"``, ``(host, port)``, or an invite.
         peer_id: pin; any other key is refused. ``None`` trusts the first key that answers our own punch.
         wire: what its program speaks, if not what the socket was told to speak: ``"srudp"`` or ``"srmudp-0.0.4"`` for
             the published packages of these names. The old wires have no authentication.
@@ -167,6 +167,16 @@ class Peer:
     peer_id: PeerId | None = None
     wire: Wire | None = None
     nat: NatTraits | None = None
+
+    def __repr__(self) -> str:
+        """Without invites, which are secrets."""
+        given: Any = self.addresses
+        shown = _discreet(given) if isinstance(given, str) else type(given)(map(_discreet, given))
+        return f"Peer(addresses={shown!r}, peer_id={self.peer_id!r}, wire={self.wire!r}, nat={self.nat!r})"
+
+
+def _discreet(address: object) -> object:
+    return "srmudp:..." if isinstance(address, str) and address.strip().lower().startswith("srmudp:") else address
 
 
 class PeerState(Enum):

@@ -22,6 +22,7 @@ from srmudp.config import Config
 from srmudp.crypto import keys, protection
 from srmudp.crypto.backend import Backend, select_backend
 from srmudp.models import Address
+from srmudp.nat.invites import Invite
 from srmudp.protocol import handshake
 from srmudp.protocol.credit import OVERHEAD, ReceiveBudget
 from srmudp.protocol.receiving import ReceiveHalf
@@ -364,6 +365,24 @@ def test_fixed_strings_are_the_codes(text: str) -> None:
     for fixed in ("srmudp handshake ", "srmudp punch tag 1", "srmudp key update 1", "Noise_XX_25519_AESGCM_SHA256"):
         assert f'"{fixed}"' in text or f"`{fixed}`" in text
     assert handshake.PROLOGUE == b"srmudp handshake \x01"
+
+
+# --- invites ---
+
+
+def test_the_example_of_an_invite_follows_from_the_document_alone(text: str) -> None:
+    example = next(line for line in text.splitlines() if line.startswith("srmudp:"))
+    digits = example.removeprefix("srmudp:").upper()
+    raw = base64.b32decode(digits.ljust(-(-len(digits) // 8) * 8, "="))
+    body, checksum = raw[:-4], raw[-4:]
+    assert checksum == hashlib.sha256(b"srmudp invite" + body).digest()[:4]
+    peer_id = stated(text)["A PeerId"]
+    assert isinstance(peer_id, bytes)
+    until = (1_800_000_000).to_bytes(4, "big")
+    assert body == b"\x01" + peer_id + until + bytes(2) + b"\x01\x04\xc0\x00\x02\x07\x1f\x40"
+    invite = Invite.parse(example)
+    assert (invite.peer_id.key, invite.addresses) == (peer_id, (Address("192.0.2.7", 8000),))
+    assert invite.text() == example
 
 
 # --- the worked example of flow control ---

@@ -26,6 +26,7 @@ from ..protocol.session import Session
 from ..wire.packet import NO_COOKIE, NO_TAG, Punch, build_cookie
 from .attempts import ATTEMPT_LIFETIME
 from .cookies import Cookies
+from .invites import Invites
 from .jobs import PatientBucket, TokenBucket
 from .peer import Peer
 from .registry import Registry
@@ -137,6 +138,7 @@ class Admission:
         self._demands = TokenBucket(DEMANDS, DEMANDS)
         self._prefixes: dict[str, TokenBucket] = {}
         self._cookies = Cookies(random)
+        self.invites = Invites(random)
         self._by_punch: dict[tuple[bytes, Address], HalfOpen] = {}
         self._by_index: dict[int, HalfOpen] = {}
         self._per_host: Counter[str] = Counter()
@@ -150,6 +152,11 @@ class Admission:
         """True if the sender knows our PeerId. A wrong tag counts as none."""
         return punch.tag != NO_TAG and hmac.compare_digest(punch_tag(self._own, punch.tagged_bytes), punch.tag)
 
+    @property
+    def is_early(self) -> bool:
+        """True while nobody was added: who is none of ours yet may be so in a moment."""
+        return self.policy is AcceptPolicy.NOBODY and self._registry.untouched
+
     def reply_to(self, punch: Punch, source: Address, now: float) -> Reply:
         """Whether a punch deserves the cost of an answer; counts why not."""
         registry = self._registry
@@ -161,7 +168,7 @@ class Admission:
         if plain and not added and no_answer and not self._demands.has(now):
             self._drops["handshake_rate"] += 1
             return Reply.SILENCE
-        if self.policy is AcceptPolicy.NOBODY and registry.untouched:
+        if self.is_early and not self.invites.is_any_open(now):
             # Its peers are still to be added: whoever is early must not be refused, which would keep it away for long.
             self._drops["unsolicited_punch"] += 1
             return Reply.SILENCE

@@ -40,6 +40,8 @@ class Attempt:
     next_send: float = 0.0
     sends: int = 0
     jobs: set[bytes] = field(default_factory=set)
+    refused: dict[Address, bytes] = field(default_factory=dict)
+    """By target: the last answer to be proven by a key that we did not want, by its hash."""
     agreed: Agreed | None = None
     agreed_at: float = 0.0
     answered_from: Address | None = None

@@ -108,6 +108,8 @@ class Endpoint:
         self._registry = Registry()
         rate = HANDSHAKE_RATE.get(backend.name, 20.0)
         self._admission = Admission(identity.peer_id, accept, self._registry, self.drops, rate, random)
+        self.invites = self._admission.invites
+        """Lets in who has one; for the owner to open some."""
         self._sessions: dict[int, tuple[Peer, Session]] = {}
         self._events: deque[Event] = deque()
         self._handshakes = Handshakes(self, us, backend, self._registry, self._admission, rate)
@@ -276,6 +278,7 @@ class Endpoint:
         pinned: bool = True,
         wire: Wire = "native",
         nat: NatTraits | None = None,
+        token: bytes = b"",
     ) -> None:
         """Add a peer, or addresses to one of that name.
 
@@ -284,6 +287,7 @@ class Endpoint:
             pinned: False for a key that was trusted on first use in an earlier run.
             wire: what is spoken with it. Never found out from what it sends.
             nat: what its side told of its NAT.
+            token: from an invite of the one whose key is pinned: shown to nobody else, until it has let us in.
 
         Raises:
             ValueError: the name stands for another key or wire, the key is our own, or there are too many peers.
@@ -318,6 +322,8 @@ class Endpoint:
                 raise ValueError(f"a socket holds at most {self.config.max_peers} peers (Config.max_peers)")
             peer = Peer(self, name, now)
             registry.add(peer)
+        else:
+            peer.stranger = False
         if peer_id is not None:
             if owner is not None and owner is not peer:
                 raise ValueError(f"{name!r} and {owner.name!r} cannot have the same key; remove one first")
@@ -326,7 +332,9 @@ class Endpoint:
             peer.trust = Trust.PINNED if pinned else (peer.trust if peer.trust is not Trust.NONE else Trust.FIRST_USE)
         registry.set_addresses(peer, (*peer.addresses, *addresses))
         peer.nat = nat or peer.nat
-        if peer.state is PeerState.PASSIVE:
+        if token and not peer.connected:
+            peer.token = token
+        if peer.state is PeerState.PASSIVE or (token and peer.state is PeerState.REFUSED):
             peer.state = PeerState.CONNECTING
             peer.since = peer.opening.next_attempt_at = now
         self.touch(peer)
@@ -368,6 +376,7 @@ class Endpoint:
         self._registry.free_names(peer)
         if peer.peer_id is not None:
             self._admission.revoke(peer.peer_id)
+            self.invites.forget(peer.peer_id)
         peer.linger_until = now + self.timeout
         if not peer.connection.pending:
             self.finish_removal(peer, now)

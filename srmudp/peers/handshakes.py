@@ -15,7 +15,7 @@ from typing import Any, Final
 from ..crypto.backend import Backend
 from ..crypto.keys import cookie_tag
 from ..models import Address, EventKind, PeerEvent, PeerId, PeerState, Trust
-from ..protocol.events import Failure, RoomFreed
+from ..protocol.events import Failure, GuestCame, RoomFreed
 from ..protocol.handshake import (
     Agreed,
     Answer,
@@ -32,7 +32,9 @@ from ..wire.packet import parse_cookie, parse_public_key, parse_punch, parse_sha
 from .admission import Admission, HalfOpen, Reply, Verdict, prefix_of
 from .attempts import MAX_JOBS, Attempt
 from .host import Host, Transmit
+from .invites import Ticket
 from .jobs import Job, PatientBucket
+from .old_peer import OldPeer
 from .peer import Peer
 from .registry import Registry
 
@@ -173,7 +175,11 @@ class Handshakes:
         if len(attempt.jobs) >= MAX_JOBS:
             self._host.drops["handshake_busy"] += 1
             return
-        if not self._public_keys.take(sha256(datagram).digest(), now):
+        digest = sha256(datagram).digest()
+        if attempt.refused.get(source) == digest:
+            self._host.drops["duplicate_handshake"] += 1
+            return
+        if not self._public_keys.take(digest, now):
             self._host.drops["handshake_rate"] += 1
             return
         attempt.jobs.add(datagram)
@@ -183,7 +189,8 @@ class Handshakes:
             known = generation if other == instance else 0
             return max(known, tried[1] if tried[0] == other else 0)
 
-        compute = partial(read_public_key, self._us, attempt.openings(), message, source, generation_after)
+        invite = (attempt.addressee, peer.token) if peer.pinned else (None, b"")
+        compute = partial(read_public_key, self._us, attempt.openings(), message, source, generation_after, *invite)
 
         def commit(agreed: Agreed | None, now: float) -> None:
             attempt.jobs.discard(datagram)
@@ -193,6 +200,8 @@ class Handshakes:
                 self._host.drops["duplicate_handshake"] += 1
             elif self._may_answer_name(peer, agreed, source, now):
                 peer.opening.on_agreed(attempt, agreed, source, now)
+            elif peer.opening.attempt is attempt and source in peer.opening.targets():
+                attempt.refused[source] = digest
             self._host.touch(peer)
 
         self.jobs.append(Job(compute, commit))
@@ -213,6 +222,14 @@ class Handshakes:
                 f"another key than the pinned one answered ({peer_id}): somebody may be in between. If its user "
                 f"confirms the new key by another way, call trust({peer.name!r}, <that PeerId>)"
             )
+            others = [target for target in peer.opening.targets() if target != source]
+            if others and peer.opening.attempt is not None:
+                # Somebody else lives at one of its addresses (they are private ones, perhaps): it may be at the others.
+                self._host.drops["refused_identity"] += 1
+                if not peer.opening.attempt.refused:
+                    peer.failure = reason
+                    self._host.emit(PeerEvent(EventKind.REFUSED, peer.name, peer_id, source, reason))
+                return False
             self._refuse(peer, peer_id, source, reason, now)
             return False
         owner = self._registry.by_id(peer_id)
@@ -343,6 +360,13 @@ class Handshakes:
             self._host.drops["own_identity"] += 1
             self._admission.forget(half_open)
             return
+        ticket = None
+        if agreed.hello.token:
+            ticket = self._admission.invites.redeem(agreed.hello.token, peer_id, now)
+            if ticket is None:
+                self._host.drops["unknown_invite"] += 1
+        if ticket is not None:
+            peer = self._welcome(ticket, peer, agreed, now)
         if peer is None:
             peer = self._let_in(half_open, agreed, source, now)
             if peer is None:
@@ -357,6 +381,26 @@ class Handshakes:
         half_open.session = peer.opening.accept(agreed, half_open.source, now)
         self._host.touch(peer)
 
+    def _welcome(self, ticket: Ticket, peer: Peer | None, agreed: Agreed, now: float) -> Peer | None:
+        """Somebody came with an invite of ours: pin the key, under the name it has, was given, or claims."""
+        peer_id, registry = agreed.hello.peer_id, self._registry
+        if peer is not None and not (peer.lingering or peer.stranger):
+            name = peer.name
+        else:
+            name = ticket.name or (_claimed(agreed) if peer is None else peer.name)
+            other = registry.named(name) if name in registry else None
+            # Somebody of that name who was added without a key is who was invited.
+            waits = other is not None and other.peer_id is None and not isinstance(other, OldPeer)
+            if not (waits if peer is None else other is peer):
+                name = registry.free_name(name, peer_id)
+        try:
+            self._host.add_peer(name, (), peer_id, now)
+        except ValueError:
+            self._host.drops["too_many_peers"] += 1
+            return None
+        self._host.emit(GuestCame(name, peer_id))
+        return registry.by_id(peer_id)
+
     def _let_in(self, half_open: HalfOpen, agreed: Agreed, source: Address, now: float) -> Peer | None:
         peer_id = agreed.hello.peer_id
         matched = self._admission.match(source, now) if not self._registry.was_removed(peer_id) else None
@@ -369,7 +413,7 @@ class Handshakes:
             self._registry.bind(peer, peer_id)
             peer.trust = trust
             return peer
-        claimed = "".join(c for c in agreed.hello.name if c.isprintable()).strip()
+        claimed = _claimed(agreed)
         verdict = self._admission.judge(peer_id, claimed, source, now)
         if verdict is Verdict.WELCOME and not self._has_room_for(source):
             self._host.drops["too_many_strangers"] += 1
@@ -380,7 +424,9 @@ class Handshakes:
             self._registry.bind(peer, peer_id)
             peer.trust = Trust.ADMITTED
             return peer
-        if verdict is Verdict.REFUSED:
+        if verdict is Verdict.REFUSED and self._admission.is_early:
+            self._admission.forget(half_open)
+        elif verdict is Verdict.REFUSED:
             self._host.drops["refused_stranger"] += 1
             session = Session(self._backend, agreed, self._host.drops, 0, now)
             _, _, wire = session.seal(
@@ -400,3 +446,8 @@ class Handshakes:
         where = [peer.address or peer.opening.source for peer in strangers]
         neighbours = sum(address is not None and prefix_of(address.host) == network for address in where)
         return len(strangers) < config.max_strangers and neighbours < config.max_strangers_per_network
+
+
+def _claimed(agreed: Agreed) -> str:
+    """What somebody calls itself, as far as it can be a name."""
+    return "".join(c for c in agreed.hello.name if c.isprintable()).strip()

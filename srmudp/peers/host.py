@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ..config import Config
@@ -57,6 +57,9 @@ class Host(Protocol[AnyPeer]):
 
     def touch(self, peer: AnyPeer) -> None:
         """The peer may have something to send or another deadline."""
+
+    def add_peer(self, name: str, addresses: Sequence[Address], peer_id: PeerId | None, now: float) -> None:
+        """Add a peer, pinned to its key if one is given."""
 
     def add_job(self, compute: Callable[[], T], commit: Callable[[T | None, float], None]) -> None:
         """Compute outside the lock, then commit under it; None if the computation found a forgery."""

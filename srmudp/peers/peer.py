@@ -75,6 +75,7 @@ class Peer:
         self.instance: bytes | None = None
         self.past_instances: deque[bytes] = deque(maxlen=8)
         self.generation = 0
+        self.token = b""  # of an invite, until the peer has let us in
         self.last_heard: float | None = None
         self.last_sent = now
         self.last_address: Address | None = None
@@ -235,6 +236,7 @@ class Peer:
             self.last_address = source
         self.last_heard = now
         self.failure = None
+        self.token = b""
         endpoint.forget_half_open(session)
         if self.state is not PeerState.CONNECTED:
             again = self.ever_connected
@@ -341,6 +343,8 @@ class Peer:
             self.connection.fail_all(Failure.REMOVED_US)
         elif frame.code == CloseCode.REFUSED:
             reason = f"it refused our identity: its user has to add or accept our PeerId, {self._endpoint.peer_id}"
+            if self.token:
+                reason = "it refused us: the invite was used by another, has expired, or the program that made it ended"
             self.lose(reason, now, PeerState.REFUSED)
             self.connection.fail_all(Failure.REFUSED)
         elif frame.code == CloseCode.PROTOCOL_ERROR:

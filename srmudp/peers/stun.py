@@ -13,7 +13,7 @@ from contextlib import suppress
 from math import inf
 from typing import Final
 
-from ..models import Address, PublicAddress, SeenAddress
+from ..models import Address, NatTraits, PublicAddress, SeenAddress
 from ..nat.behaviour import FilterSample, NatSamples, Sample
 from ..nat.stun import UNANSWERED, Outcome, StunClient, answer_to, failed, is_sound
 from ..wire.stun import StunClass, StunMessage, parse_stun
@@ -225,6 +225,10 @@ class Stun:
             port_step,
             last_port,
         )
+
+    def traits(self, now: float) -> NatTraits:
+        """What those who are to reach us had better know of our NAT, as far as servers were asked lately."""
+        return NatTraits(self.samples.mapping(now), self.samples.filtering(now), *self.samples.ports(now))
 
     # --- time
 

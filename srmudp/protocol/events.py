@@ -67,8 +67,16 @@ class ResolveWanted:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestCame:
+    """Somebody came with an invite of ours and is pinned under this name from now on."""
+
+    peer: str
+    peer_id: PeerId
+
+
+@dataclass(frozen=True, slots=True)
 class ServerAnswered:
     """A question to a STUN server ended, or what was asked in one call may be taken for settled."""
 
 
-Event = PeerEvent | MessageArrived | MessageSettled | RoomFreed | ResolveWanted | ServerAnswered
+Event = PeerEvent | MessageArrived | MessageSettled | RoomFreed | ResolveWanted | ServerAnswered | GuestCame

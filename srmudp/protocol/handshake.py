@@ -57,10 +57,10 @@ class Self:
     instance: bytes
     name: str
 
-    def hello(self, generation: int, index: int, observed: Address | None) -> Hello:
+    def hello(self, generation: int, index: int, observed: Address | None, token: bytes = b"") -> Hello:
         """Our Hello for one message."""
         return Hello(
-            self.identity.peer_id, self.instance, generation, self.identity.ephemeral, self.name, index, observed
+            self.identity.peer_id, self.instance, generation, self.identity.ephemeral, self.name, index, observed, token
         )
 
     def state(self, *, initiator: bool, ephemeral_private: bytes) -> HandshakeState:
@@ -154,12 +154,15 @@ def read_public_key(
     message: HandshakeMessage,
     source: Address,
     generation_after: Callable[[bytes], int],
+    invited_by: PeerId | None = None,
+    token: bytes = b"",
 ) -> Agreed:
     """Check the second arrow and make the third. Three key agreements, and one for each opening that it is not for.
 
     Args:
         openings: what was punched with under this index: without a cookie and with those that were demanded.
         generation_after: the last generation used with an instance.
+        invited_by, token: what an invite gave us. Nobody but its maker is shown the token.
 
     Raises:
         AuthenticationError: not the answer to our punch, or a PeerId that is not the proven key's.
@@ -172,7 +175,8 @@ def read_public_key(
     if generation > MAX_GENERATION:
         raise AuthenticationError("the generations of this instance are used up")
     header = shared_key_header(hello.index)
-    sealed = state.write_message(us.hello(generation, opening.index, source).encode(), header)
+    shown = token if hello.peer_id == invited_by else b""
+    sealed = state.write_message(us.hello(generation, opening.index, source, shown).encode(), header)
     return Agreed(True, opening.index, hello, generation, state.ephemeral_public, state.split(), header + sealed)
 
 

@@ -10,11 +10,13 @@ import re
 import socket
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import time
 from typing import NoReturn
 
 from ..exceptions import IdentityError
 from ..models import WIRES, Address, NatTraits, Peer, PeerId, Wire
+from ..nat.invites import Invite, is_invite
 
 MAX_NAME_BYTES = 64
 """UTF-8 bytes of a peer's or a socket's name: what the handshake has room for."""
@@ -23,7 +25,8 @@ MAX_ADDRESSES = 32
 
 HostPort = str | tuple[str, int]
 PeerSpec = HostPort | Peer | list[HostPort]
-"""``"host:port"``, ``"[v6]:port"``, ``(host, port)``, ``"<peerid>@host:port"``, ``Peer(...)`` or a list of those."""
+"""``"host:port"``, ``"[v6]:port"``, ``(host, port)``, ``"<peerid>@host:port"``, an invite (``"srmudp:..."``),
+``Peer(...)`` or a list of those."""
 
 # Labels of at most 63 letters, digits and hyphens (RFC 1123 section 2.1); underscores are seen in the wild.
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.IGNORECASE)
@@ -43,6 +46,7 @@ class Target:
         peer_id: the pin, or None.
         wire: what is spoken with it.
         nat: what its side told of its NAT.
+        token: of an invite; a secret.
     """
 
     addresses: tuple[Address, ...] = ()
@@ -50,6 +54,7 @@ class Target:
     peer_id: PeerId | None = None
     wire: Wire = "native"
     nat: NatTraits | None = None
+    token: bytes = field(default=b"", repr=False)
 
     def merged(self, other: Target) -> Target:
         """Both together; the pin and NAT of ``other`` win if it has them. They speak the same wire."""
@@ -59,6 +64,7 @@ class Target:
             other.peer_id or self.peer_id,
             self.wire,
             other.nat or self.nat,
+            other.token or self.token,
         )
 
 
@@ -120,6 +126,7 @@ def parse_target(name: str, spec: object, own: PeerId | None = None, wire: Wire 
     entries: Iterable[object]
     peer_id: PeerId | None = None
     nat: NatTraits | None = None
+    token = b""
     if isinstance(spec, Peer):
         peer_id, given = spec.peer_id, spec.addresses
         if peer_id is not None and not isinstance(peer_id, PeerId):
@@ -136,6 +143,13 @@ def parse_target(name: str, spec: object, own: PeerId | None = None, wire: Wire 
     addresses: dict[Address, None] = {}
     hosts: dict[tuple[str, int], None] = {}
     for entry in entries:
+        if is_invite(entry):
+            invite = read_invite(what, entry, own)
+            if peer_id not in (None, invite.peer_id):
+                raise ValueError(f"{what}: the invite is of another PeerId than the one given")
+            peer_id, nat, token, wire = invite.peer_id, nat or invite.nat, invite.token, "native"
+            addresses.update(dict.fromkeys(invite.addresses))
+            continue
         pin, host, port = _split(what, entry)
         if pin is not None:
             if peer_id is not None and pin != peer_id:
@@ -154,7 +168,39 @@ def parse_target(name: str, spec: object, own: PeerId | None = None, wire: Wire 
         raise ValueError(f"{what}: this is the PeerId of this socket itself")
     if wire != "native" and peer_id is not None:
         raise ValueError(f"{what}: a program that speaks {wire} cannot prove a PeerId")
-    return Target(tuple(addresses), tuple(hosts), peer_id, wire, nat)
+    return Target(tuple(addresses), tuple(hosts), peer_id, wire, nat, token)
+
+
+def read_invite(what: str, text: object, own: PeerId | None = None) -> Invite:
+    """An invite that may be used.
+
+    Args:
+        what: what it is given for, for the texts of errors, which never show any of it.
+        own: our own PeerId.
+
+    Raises:
+        ValueError: it is damaged, has expired, or is our own.
+    """
+    try:
+        invite = Invite.parse(str(text))
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+    if own is not None and invite.peer_id == own:
+        raise ValueError(f"{what}: this is our own invite: send it to the other one, and add the one they send")
+    late = time() - invite.expires
+    if late >= 0:
+        raise ValueError(
+            f"{what}: the invite expired {_ago(late)} ago (is this machine's clock right?): ask for a new one"
+        )
+    return invite
+
+
+def _ago(seconds: float) -> str:
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1)):
+        if seconds >= size or size == 1:
+            count = max(1, int(seconds // size))
+            return f"{count} {unit}{'' if count == 1 else 's'}"
+    raise AssertionError
 
 
 def check_wire(wire: object) -> Wire:

@@ -17,6 +17,7 @@ from ..protocol.events import MessageArrived
 from .addresses import Target
 from .delivery import Outcome
 from .household import Household
+from .invitations import host_addresses
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -161,6 +162,11 @@ class Core(ABC, Generic[D]):
         for name, target in merged.items():
             if target.hosts:
                 self.resolver.want(name)
+
+    def invite(self, name: str, expires: float, own_name: str) -> str:
+        """A text with which one may come in; see ``Face.invite``."""
+        self.check_process()
+        return self.driver.run(self.house.invite, name, expires, own_name, host_addresses(self.local_address))
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove peers, all of them or, if one is unknown, none.

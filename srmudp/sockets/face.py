@@ -10,11 +10,12 @@ from typing import Any, NoReturn, TypeVar
 from ..crypto.keys import verification_code
 from ..exceptions import LocalProtocolError, SocketClosed
 from ..models import PeerId, PeerStatus, SeenAddress, Wire
-from .addresses import PeerSpec, check_wire, parse_peers
+from .addresses import PeerSpec, check_name, check_wire, parse_peers
 from .arguments import names_of
 from .core import Core
 from .hooks import EventHook, MessageHook
 from .household import check_known
+from .invitations import check_expires
 
 M = TypeVar("M", bound=MessageHook)
 E = TypeVar("E", bound=EventHook)
@@ -33,14 +34,15 @@ class Face:
         """Add several peers, or with an exception none. Connecting begins at once and goes on in the background.
 
         Args:
-            peers: name to ``"host:port"``, ``"[v6]:port"``, ``(host, port)``, ``"<peerid>@host:port"``,
-                ``Peer(...)`` or a list of such addresses. Host names are looked up in the background, again
-                whenever connecting starts anew. A name that was added before gets the addresses in addition.
+            peers: name to ``"host:port"``, ``"[v6]:port"``, ``(host, port)``, ``"<peerid>@host:port"``, an
+                :meth:`invite` (``"srmudp:..."``), ``Peer(...)`` or a list of such addresses. Host names are looked up
+                in the background, again whenever connecting starts anew. A name that was added before gets the
+                addresses in addition.
             wire: what these peers speak, unless their spec says it; None for what the socket was told.
 
         Raises:
-            ValueError: an entry is malformed, pins another PeerId than before, or is our own PeerId; the text names
-                it.
+            ValueError: an entry is malformed, an expired invite, pins another PeerId than before, or is our own
+                PeerId; the text names it.
             SocketClosed: the socket is closed.
 
         Example::
@@ -54,6 +56,34 @@ class Face:
     def add_peer(self, name: str, spec: PeerSpec, *, wire: Wire | None = None) -> None:
         """Add one peer; see :meth:`add_peers`."""
         self.add_peers({name: spec}, wire=wire)
+
+    def invite(self, expires: float = 3600.0, name: str | None = None) -> str:
+        """A short text (``srmudp:...``) with which another program comes in: it adds us by it, as by an address.
+
+        It names our PeerId and addresses, and holds a secret that is good for one: whoever presents it first is let
+        in though ``accept`` is False, and pinned. So send it to one person, by a way that others do not read. It is
+        worth nothing once it was used, has expired, or this socket was closed.
+
+        Where both are behind routers, both have to knock: then add the other one's invite, too, in either order. Call
+        :meth:`discover` before, so that it has the address at which this socket is seen from outside; nobody is asked
+        here.
+
+        Args:
+            expires: seconds for which it is good, at most 30 days.
+            name: what the other one is called here; None for what it calls itself, with a key tag if that name is
+                taken.
+
+        Raises:
+            ValueError: an argument is out of range, or 64 invites are open.
+            SocketClosed: the socket is closed.
+
+        Example::
+
+            print("Add me by this:", sock.invite(name="bob"))      # bob: sock.add_peer("alice", "srmudp:...")
+        """
+        self._engine.check_process()
+        called = "" if name is None else check_name(name)
+        return self._engine.invite(called, check_expires(expires), self._name)
 
     def remove_peer(self, name: str) -> None:
         """Remove a peer; the name is free at once, and nothing more is received from it.

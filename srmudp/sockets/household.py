@@ -10,14 +10,25 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from time import time
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from ..exceptions import LocalProtocolError, MessageTooBig, QueueFull, SocketClosed, UnknownPeer
 from ..models import Address, EventKind, Message, PeerEvent, PeerId, PeerStatus, SeenAddress, Trust
-from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed, ServerAnswered
+from ..protocol.events import (
+    Event,
+    Failure,
+    GuestCame,
+    MessageArrived,
+    MessageSettled,
+    ResolveWanted,
+    RoomFreed,
+    ServerAnswered,
+)
 from .addresses import Target
 from .delivery import Outcome
+from .invitations import text_of
 from .rates import RateLimit
 
 if TYPE_CHECKING:
@@ -130,6 +141,8 @@ class Household(Generic[D]):
                 self._shell.resolve(event.peer)
         elif isinstance(event, ServerAnswered):
             self._shell.wake(SERVERS)
+        elif isinstance(event, GuestCame):
+            self.targets[event.peer] = self.targets.get(event.peer, Target()).merged(Target(peer_id=event.peer_id))
         else:
             self._on_peer_event(event)
 
@@ -236,7 +249,8 @@ class Household(Generic[D]):
         try:
             for name, target in targets.items():
                 try:
-                    endpoint.add_peer(name, target.addresses, target.peer_id, now, wire=target.wire, nat=target.nat)
+                    known: dict[str, Any] = {"wire": target.wire, "nat": target.nat, "token": target.token}
+                    endpoint.add_peer(name, target.addresses, target.peer_id, now, **known)
                 except ValueError as error:
                     raise ValueError(f"peer {name!r}: {error}") from error
                 if name not in book:
@@ -246,7 +260,23 @@ class Household(Generic[D]):
                 endpoint.remove_peer(name, now)
             raise
         for name, target in targets.items():
+            target = replace(target, token=b"")  # the peer has it, for as long as it is of use
             book[name] = book[name].merged(target) if name in book else target
+
+    def invite(self, now: float, name: str, expires: float, own_name: str, here: Sequence[Address]) -> str:
+        """An invite, with whose token one may come in and be pinned as ``name``, or as it calls itself.
+
+        Args:
+            here: our addresses on this machine.
+
+        Raises:
+            ValueError: too many are open.
+        """
+        self.check_open()
+        endpoint = self.endpoint
+        token = endpoint.invites.open(name, now + expires, now)
+        seen, nat = endpoint.stun.seen(now), endpoint.stun.traits(now)
+        return text_of(endpoint.peer_id, own_name, token, expires, here, seen, nat)
 
     def remove(self, now: float, names: Sequence[str]) -> None:
         """Remove peers, all of them or, if one is unknown, none.

@@ -10,12 +10,14 @@ import contextlib
 import io
 import json
 import struct
+from base64 import b32decode
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from srmudp.crypto.backend import select_backend
 from srmudp.crypto.keys import cookie_tag
-from srmudp.models import Address, Candidate
+from srmudp.models import Address, Candidate, NatBehaviour, NatTraits
+from srmudp.nat.invites import Invite
 from srmudp.wire import frames, packet
 from srmudp.wire.codec import VARINT_MAX, encode_varint
 from srmudp.wire.frames import Ack, ChannelState, MessagePart, SessionStart, UnreliablePart, parse_frames, serialise
@@ -242,6 +244,18 @@ def _texts(put: Put) -> None:
         put("peer_id", name, text.encode())
     for name, key in {"zeros": bytes(32), "one": b"\1" + bytes(31), "sign": b"\xff" * 32}.items():
         put("peer_id", f"key-{name}", key)
+    places = (Address("192.0.2.7", 8000), Address("2001:db8::7", 8000))
+    nat = NatTraits(NatBehaviour.ADDRESS_AND_PORT_DEPENDENT, NatBehaviour.ADDRESS_DEPENDENT, -4, 40_001)
+    for name, made in {
+        "plain": Invite(identity("a").peer_id, places, 1_800_000_000),
+        "full": Invite(identity("a").peer_id, places * 4, 4_294_967_295, "Alice", nat, b"T" * 16),
+    }.items():
+        text = made.text()
+        put("invite", name, text.encode())
+        put("invite", f"{name}-body", b32decode(text[7:].upper() + "=" * (-len(text[7:]) % 8))[1:-4])
+        put("invite", f"{name}-cut", text[:-3].encode())
+    put("invite", "long", b"srmudp:" + b"a" * 600)
+    put("invite", "port", b"srmudp:8000")
     entry = {"peer_id": peer_id, "pinned": True, "addresses": ["192.0.2.1:8000", "[2001:db8::1]:1"]}
     known = json.dumps({"alice": entry, "b\u00f6b": {"peer_id": peer_id}}, indent=1)
     for name, text in {

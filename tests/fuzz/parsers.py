@@ -7,17 +7,20 @@ again, where there is a writer.
 
 from __future__ import annotations
 
+import base64
 import os
 import struct
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
+from hashlib import sha256
 from typing import Any, Final
 
 from srmudp.crypto.keys import Identity, static_key_of
 from srmudp.exceptions import DecodeError, IdentityError
 from srmudp.models import Address, PeerId
+from srmudp.nat import invites
 from srmudp.nat.stun import answer_to
 from srmudp.sockets.addresses import MAX_ADDRESSES, check_name, parse_peers, parse_target
 from srmudp.sockets.known_peers import KnownPeers
@@ -254,6 +257,21 @@ def peer_id(data: bytes) -> None:
         pass
 
 
+def invite(data: bytes) -> None:
+    """``Invite.parse``: a text, and any bytes behind a right version and checksum. A refusal never quotes it."""
+    body = b"\x01" + data
+    text = base64.b32encode(body + sha256(b"srmudp invite" + body).digest()[:4]).decode().rstrip("=").lower()
+    for tried in (_text(data), invites.PREFIX + text):
+        try:
+            parsed = invites.Invite.parse(tried)
+        except ValueError as error:
+            require(len(tried) < 60 or tried[20:50] not in str(error), "the error quotes the invite")
+            continue
+        require(invites.Invite.parse(parsed.text()) == parsed, "not what was written")
+        require(parsed.name.isprintable() and 0 < len(parsed.addresses) <= invites.MAX_ADDRESSES, "beyond the limits")
+        require(not parsed.token or repr(parsed.token) not in repr(parsed), "the token is shown")
+
+
 @lru_cache(1)
 def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="srmudp-fuzz-")
@@ -319,6 +337,7 @@ PARSERS: Final[dict[str, Target]] = {
     "address": address,
     "name": name,
     "peer_id": peer_id,
+    "invite": invite,
     "known_peers": known_peers,
     "key_file": key_file,
 }

@@ -27,7 +27,7 @@ ENDPOINTS: Final[dict[str, Callable[[bytes], set[str]]]] = {
 }
 WORLDS: Final[dict[str, type[World]]] = {"endpoint": ClearWorld, "sealed": HostileWorld, "handshake": HandshakeWorld}
 TARGETS: Final[dict[str, Target | Callable[[bytes], set[str]]]] = {**PARSERS, **ENDPOINTS}
-TEXTS: Final = frozenset({"address", "name", "peer_id", "known_peers", "key_file"})
+TEXTS: Final = frozenset({"address", "name", "peer_id", "invite", "known_peers", "key_file"})
 PARSE_SECONDS: Final = 0.1
 """Seconds of CPU one parser may take for one input of at most 70,000 bytes."""
 TRIES: Final = 3

@@ -97,6 +97,7 @@ class FakeEndpoint:
         pinned: bool = True,
         wire: object = None,
         nat: object = None,
+        token: bytes = b"",
     ) -> None:
         self.calls.append(("add_peer", name, tuple(addresses), peer_id, pinned))
         if name == "impossible":
