@@ -50,6 +50,13 @@ def run(*command: str, text: str | None = None) -> None:
         raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
+def _set(what: str, value: int) -> None:
+    """Set one of the network's switches where this thread is, if the system has it."""
+    path = Path("/proc/sys/net") / what
+    if path.exists():
+        path.write_text(str(value))
+
+
 def sweep(name: str) -> None:
     """Remove what processes that are no more left behind."""
     for path in NAMED.glob(f"{name}[0-9]*-*") if NAMED.is_dir() else ():
@@ -75,22 +82,35 @@ class Namespaces:
         self._made.append(where)  # before: Ctrl-C may come at any moment
         run("ip", "netns", "add", self._prefix + where)
         self.ip(where, "link", "set", "lo", "up")
+        # Nobody else is there, so no second is lost asking whether an IPv6 address is taken.
+        self.inside(where, lambda: [_set(f"ipv6/conf/{which}/accept_dad", 0) for which in ("all", "default")])
 
     def link(self, one: str, device: str, address: str, two: str, other_device: str, other_address: str) -> None:
-        """Connect two by a pair of devices, each with its address."""
+        """Connect two by a pair of devices, each with its address; ``""`` for none."""
         peer = ("peer", "name", other_device, "netns", self._prefix + two)
         run("ip", "link", "add", device, "netns", self._prefix + one, "type", "veth", *peer)
         for where, name, own in ((one, device, address), (two, other_device, other_address)):
-            self.ip(where, "addr", "add", own, "dev", name)
+            if own:
+                self.ip(where, "addr", "add", own, "dev", name)
             self.ip(where, "link", "set", name, "up")
 
     def forward(self, where: str) -> None:
         """Make a router of it."""
-        self.inside(where, lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
 
-    def ip(self, where: str, *arguments: str) -> None:
-        """Run ``ip`` there."""
-        run("ip", "-n", self._prefix + where, *arguments)
+        def switch() -> None:
+            _set("ipv4/ip_forward", 1)
+            _set("ipv6/conf/all/forwarding", 1)
+            _set("bridge/bridge-nf-call-iptables", 0)  # what is routed out of a bridge and in again passes once
+
+        self.inside(where, switch)
+
+    def has(self, where: str) -> bool:
+        """Whether this one was added."""
+        return where in self._made
+
+    def ip(self, where: str, *arguments: str, text: str | None = None) -> None:
+        """Run ``ip`` there; ``text`` is what it reads."""
+        run("ip", "-n", self._prefix + where, *arguments, text=text)
 
     def nft(self, where: str, rules: str) -> None:
         """Load nftables rules there."""
