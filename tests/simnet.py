@@ -43,6 +43,9 @@ GRO_BYTES = 65_535
 GRO_SEGMENTS = 64
 """What Linux joins at most into one batch (UDP_GRO_CNT_MAX)."""
 
+ROUTERS = 6
+"""Between any two hosts or NATs of the public net; none inside a NAT."""
+
 WAN = Link(latency=0.01)
 LAN = Link(latency=0.0005)
 """Links where nothing else is said."""
@@ -230,6 +233,7 @@ class SimNet:
         self._touched: dict[SimNode, None] = {}  # have something to do before this instant is over
         self._commanded = False  # a callback may have given commands to any node
         self._taps: list[_Watcher] = []
+        self._openers: list[Callable[[float, Address, Address, bytes, int], None]] = []
         self._interceptors: list[_Interceptor] = []
         self._current: SimNode | None = None
         self._timer_entry = self._fire  # bound once, compared by identity
@@ -361,6 +365,10 @@ class SimNet:
         """
         self._taps.append(watcher)
         return lambda: self._taps.remove(watcher)
+
+    def tap_openers(self, watcher: Callable[[float, Address, Address, bytes, int], None]) -> None:
+        """The same with every datagram that has a hop limit, which comes last; :meth:`tap` sees it if it gets through."""
+        self._openers.append(watcher)
 
     def intercept(self, interceptor: _Interceptor) -> Callable[[], None]:
         """Let ``interceptor(now, source, destination, datagram)`` decide what is put on the wire for every datagram.
@@ -573,6 +581,9 @@ class SimNet:
                     node.finish_job(job, now)
             while (output := node.poll_transmit(now)) is not None:
                 self._enter(sim)
+                hop_limit = getattr(output, "hop_limit", 0)
+                if hop_limit and self._dies(sim, hop_limit, output.payload, output.destination):
+                    continue
                 self._send(sim, output.payload, output.segment_size, output.destination)
             reacted = False
             while (event := node.next_event()) is not None:
@@ -585,6 +596,25 @@ class SimNet:
                     sim.on_event(sim, event)
             if not reacted:
                 return
+
+    def _dies(self, sim: SimNode, hop_limit: int, datagram: bytes, destination: Address) -> bool:
+        """Whether a datagram dies on its way; it opens the NATs that it passes, at once."""
+        source = sim._v6 if ":" in destination[0] else sim._v4
+        if source is None:
+            return False
+        for watcher in self._openers:
+            watcher(self.now, source, destination, datagram, hop_limit)
+        realm = sim.host.realm
+        while destination[0] not in realm.attached and realm.gateway is not None and hop_limit > 1:
+            gateway, hop_limit = realm.gateway, hop_limit - 1
+            outside = gateway.translate(source, destination) if gateway.udp and not gateway.cut else None
+            if outside is None:
+                break
+            source, realm = outside, gateway.realm
+        if destination[0] in realm.attached and hop_limit > (ROUTERS if realm.gateway is None else 0):
+            return False
+        self.counts["hops"] += 1
+        return True
 
     def _send(self, sim: SimNode, payload: bytes, segment_size: int, destination: Address) -> None:
         if type(payload) is not bytes:

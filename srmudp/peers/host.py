@@ -22,11 +22,16 @@ AnyPeer = TypeVar("AnyPeer", contravariant=True)
 
 
 class Transmit(NamedTuple):
-    """Sealed bytes for the transport: datagrams of ``segment_size`` back to back."""
+    """Sealed bytes for the transport: datagrams of ``segment_size`` back to back.
+
+    Attributes:
+        hop_limit: routers after which it dies, a lone datagram then; 0 for as many as the system allows.
+    """
 
     payload: bytes
     segment_size: int
     destination: Address
+    hop_limit: int = 0
 
 
 class Receipt(NamedTuple, Generic[P]):

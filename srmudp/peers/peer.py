@@ -545,7 +545,7 @@ class Peer:
         if batch is None:
             return None
         self.last_sent = now
-        return _tuple(Transmit, (batch[0], batch[1], path.address))
+        return _tuple(Transmit, (batch[0], batch[1], path.address, 0))
 
     def send_datagram(self, datagram: bytes, destination: Address, now: float) -> None:
         """Queue one datagram outside the connection's own output."""

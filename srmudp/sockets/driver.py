@@ -484,8 +484,8 @@ class Driver(Runner):
         out, send_batch = self._out, self.transport.send_batch
         while out and share > 0 and not self.stopped:
             # Taken out first: an interrupt loses the batch, as a network may, and never sends it twice.
-            payload, segment_size, destination = transmit = out.popleft()
-            sent = send_batch(payload, segment_size, destination)
+            payload, segment_size, destination, hops = transmit = out.popleft()
+            sent = self._open(payload, destination, hops) if hops else send_batch(payload, segment_size, destination)
             share -= 1
             if sent < len(payload):
                 out.appendleft(transmit._replace(payload=payload[sent:]))

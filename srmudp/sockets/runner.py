@@ -11,6 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
 
 from ..exceptions import LocalProtocolError
+from ..transports.base import opener_of
 from .faults import Faults
 from .waiting import Topics, time_asleep
 
@@ -47,6 +48,7 @@ class Runner(ABC):
     ) -> None:
         self.endpoint = endpoint
         self.transport = transport
+        self._open = opener_of(transport)
         self.topics = Topics()
         self.drops: Counter[str] = Counter()
         self.stopped = False

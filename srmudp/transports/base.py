@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from ..models import Address
@@ -15,6 +16,10 @@ class Batch(NamedTuple):
     source: Address
 
 
+Opening = Callable[[bytes, Address, int], int]
+"""Sends one datagram to a destination with a hop limit; returns its length, whatever became of it."""
+
+
 class Transport(Protocol):
     """A non-blocking mover of datagrams. Understands none of them.
 
@@ -22,7 +27,9 @@ class Transport(Protocol):
     the two may run at once.
 
     A transport may also have ``receive_lone()``: as ``receive_batch``, but it spares what looking for more would cost,
-    and after it the descriptor is readable if there is more.
+    and after it the descriptor is readable if there is more. And ``send_opener(datagram, destination, hop_limit)``,
+    called as ``send_batch`` is and to return ``len(datagram)``: one that dies after so many routers, to open the NATs on
+    our side of the way. What the system will not take is dropped.
     """
 
     max_segments: int
@@ -61,3 +68,9 @@ class Transport(Protocol):
     def close(self) -> None:
         """Release the descriptor. Idempotent; ``receive_batch`` then returns None."""
         ...
+
+
+def opener_of(transport: Transport) -> Opening:
+    """What sends openers by a transport; they are lost if it cannot, for with a usual hop limit they would do harm."""
+    send_opener: Opening | None = getattr(transport, "send_opener", None)
+    return send_opener or (lambda datagram, destination, hop_limit: len(datagram))

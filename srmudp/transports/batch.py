@@ -41,6 +41,15 @@ _KEPT = 4 * 1024 * 1024
 _ERRORS_IN_A_ROW = 16
 """Failing reads before ``receive`` gives up for now, so that a broken descriptor cannot hold its caller for ever."""
 
+_HOPS_BY_DATUM = sys.platform.startswith("linux")
+"""Others know no such ancillary datum for sending, and some then send as if it were not there."""
+_HOP_LIMITS = (
+    (socket.IPPROTO_IP, socket.IP_TTL, socket.IP_TTL),
+    # 52 is IPV6_HOPLIMIT of Linux, ipv6(7).
+    (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, getattr(socket, "IPV6_HOPLIMIT", 52)),
+)
+"""Level, option and ancillary datum of a hop limit: IPv4, which an IPv6 socket has for mapped addresses too, and IPv6."""
+
 SockAddr = tuple[Any, ...]
 """``(host, port)`` or ``(host, port, flow, scope)`` as the socket module has it."""
 
@@ -233,6 +242,43 @@ class BatchSocket:
         except OSError as error:
             return self._after_error(error, self._sendmsg, (piece,), self._ancillary, 0, destination)
         return 0
+
+    def send_opener(self, datagram: bytes, destination: SockAddr, hop_limit: int, *, ipv4: bool) -> None:
+        """Send one datagram that dies after ``hop_limit`` routers. Lost where the system cannot do it, or has no room.
+
+        No other datagram gets that limit: it is an ancillary datum where the system knows one, else set for the moment,
+        as sending is one thread's at a time.
+
+        Args:
+            ipv4: the destination is one, however it is spelt.
+        """
+        options = _HOP_LIMITS if ipv4 else _HOP_LIMITS[1:]
+        try:
+            if _HOPS_BY_DATUM and self._sendmsg is not None:
+                level, _, kind = options[0]
+                self._sendmsg((datagram,), [(level, kind, struct.pack("=i", hop_limit))], 0, destination)
+                return
+            before = [(level, option, self._get(level, option)) for level, option, _ in options]
+            settable = [(level, option, value) for level, option, value in before if value is not None]
+            if not settable or before[0][2] is None:
+                raise OSError(errno.EOPNOTSUPP, "no such socket option")
+            try:
+                for level, option, _ in settable:
+                    self._sock.setsockopt(level, option, hop_limit)
+                self._sock.sendto(datagram, destination)
+            finally:
+                for level, option, value in settable:
+                    self._sock.setsockopt(level, option, value)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._send_errors[_name(error)] += 1
+
+    def _get(self, level: int, option: int) -> int | None:
+        try:
+            return self._sock.getsockopt(level, option)
+        except OSError:  # the other family's
+            return None
 
     def _after_error(self, error: OSError, call: Callable[..., object], *arguments: object) -> int:
         """Count ``error``, and try ``call(*arguments)``, which raised it, once more if there is hope."""

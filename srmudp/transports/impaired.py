@@ -6,7 +6,7 @@ import random
 from collections import Counter, deque
 
 from ..models import Address
-from .base import Batch, Transport
+from .base import Batch, Transport, opener_of
 
 _MAX_RUN = 64
 _MAX_RUN_BYTES = 65_535
@@ -98,6 +98,7 @@ class ImpairedTransport:
         self.max_segments = inner.max_segments
         self.received = self.lost = self.duplicated = self.reordered = self.corrupted = 0
         self._inner = inner
+        self.send_opener = opener_of(inner)
         self._loss, self._duplicate, self._reorder, self._corrupt = loss, duplicate, reorder, corrupt
         self._harmless = not (loss or duplicate or reorder or corrupt)
         self._random = random.Random(seed)

@@ -116,12 +116,25 @@ class UdpTransport:
         """
         sockaddr = self._sockaddrs.get(destination)
         if sockaddr is None:
-            try:
-                sockaddr = self._sockaddr(destination)
-            except _Unreachable as error:
-                self._batches.count_unsendable(str(error))
+            sockaddr = self._new_sockaddr(destination)
+            if sockaddr is None:
                 return len(payload)
         return self._batches.send(payload, segment_size, sockaddr)
+
+    def send_opener(self, datagram: bytes, destination: Address, hop_limit: int) -> int:
+        """Send one datagram that dies after ``hop_limit`` routers, if the system takes it; its length in any case."""
+        sockaddr = self._sockaddrs.get(destination) or self._new_sockaddr(destination)
+        if sockaddr is not None:
+            self._batches.send_opener(datagram, sockaddr, hop_limit, ipv4=":" not in destination.host)
+        return len(datagram)
+
+    def _new_sockaddr(self, destination: Address) -> SockAddr | None:
+        """An address not met lately, for this socket's family; None, counted, if it cannot be reached."""
+        try:
+            return self._sockaddr(destination)
+        except _Unreachable as error:
+            self._batches.count_unsendable(str(error))
+            return None
 
     @property
     def receive_buffer(self) -> int:

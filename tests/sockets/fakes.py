@@ -17,6 +17,7 @@ class Transmit(NamedTuple):
     payload: bytes
     segment_size: int
     destination: Address
+    hop_limit: int = 0
 
 
 def peer_id_of(name: str) -> PeerId:

@@ -289,8 +289,8 @@ class Driver(Runner):
                 if transmit is None:
                     is_done = True
                     break
-            payload, segment_size, destination = transmit
-            sent = send_batch(payload, segment_size, destination)
+            payload, segment_size, destination, hops = transmit
+            sent = self._open(payload, destination, hops) if hops else send_batch(payload, segment_size, destination)
             if sent < len(payload):
                 self._rest = transmit._replace(payload=payload[sent:])
                 self._blocked = True
