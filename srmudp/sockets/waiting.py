@@ -171,10 +171,15 @@ class Poller:
     def __init__(self, transport: int, wakeup: int) -> None:
         self._transport, self._wakeup = transport, wakeup
         self._watched = 0
+        self._besides = -1
         self._poll: select.poll | None = None
         if hasattr(select, "poll"):
             self._poll = select.poll()
             self._poll.register(wakeup, select.POLLIN)
+
+    def watch_besides(self, descriptor: int) -> None:
+        """Sleep until that is readable, too, from the next time on; -1 for none."""
+        self._besides, self._watched = descriptor, -1
 
     def wait(self, *, reading: bool = True, writing: bool = False, timeout: float | None) -> tuple[bool, bool]:
         """Sleep until woken, or the transport is readable (with ``reading``) or writable (with ``writing``).
@@ -213,5 +218,8 @@ class Poller:
         if watched:
             poll.register(self._transport, watched)  # or changes what it was registered for
         else:
-            poll.unregister(self._transport)
+            with contextlib.suppress(KeyError):
+                poll.unregister(self._transport)
+        if self._besides >= 0:
+            poll.register(self._besides, watched & select.POLLIN)
         self._watched = watched

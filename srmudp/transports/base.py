@@ -28,8 +28,9 @@ class Transport(Protocol):
 
     A transport may also have ``receive_lone()``: as ``receive_batch``, but it spares what looking for more would cost,
     and after it the descriptor is readable if there is more. And ``send_opener(datagram, destination, hop_limit)``,
-    called as ``send_batch`` is and to return ``len(datagram)``: one that dies after so many routers, to open the NATs on
-    our side of the way. What the system will not take is dropped.
+    called as ``send_batch`` is and to return ``len(datagram)``: one that dies after so many routers, to open the NATs
+    on our side of the way. What the system will not take is dropped. And ``spread(remote, count)`` and
+    ``spread_fileno``: more sockets, which any thread may ask for; see ``fan.py``.
     """
 
     max_segments: int

@@ -48,7 +48,7 @@ _HOP_LIMITS = (
     # 52 is IPV6_HOPLIMIT of Linux, ipv6(7).
     (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, getattr(socket, "IPV6_HOPLIMIT", 52)),
 )
-"""Level, option and ancillary datum of a hop limit: IPv4, which an IPv6 socket has for mapped addresses too, and IPv6."""
+"""Level, option and ancillary datum of a hop limit: IPv4, which an IPv6 socket has for mapped addresses too; IPv6."""
 
 SockAddr = tuple[Any, ...]
 """``(host, port)`` or ``(host, port, flow, scope)`` as the socket module has it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
+from collections.abc import Callable
 
 from ..models import Address
 from .base import Batch, Transport, opener_of
@@ -184,6 +185,16 @@ class ImpairedTransport:
     def send_batch(self, payload: bytes, segment_size: int, destination: Address) -> int:
         """Send by the inner transport, unharmed."""
         return self._inner.send_batch(payload, segment_size, destination)
+
+    def spread(self, remote: Address, count: int) -> int:
+        """The inner transport's, if it has one."""
+        spread: Callable[[Address, int], int] = getattr(self._inner, "spread", lambda remote, count: 0)
+        return spread(remote, count)
+
+    @property
+    def spread_fileno(self) -> int:
+        """The inner transport's."""
+        return getattr(self._inner, "spread_fileno", -1)
 
     def local_address(self) -> Address:
         """Where the inner transport is bound."""

@@ -13,6 +13,7 @@ import sys
 from ..models import Address
 from .base import Batch
 from .batch import BatchSocket, SockAddr
+from .fan import Fan
 
 _DONT_FRAGMENT = {
     # platform prefix -> (level, option, value), numbers from the systems' headers; Python names few of them.
@@ -78,6 +79,8 @@ class UdpTransport:
         # "0.0.0.0" is what users know for "everywhere", and the dual-stack socket does reach all of IPv4.
         self._local = Address("0.0.0.0", bound.port) if self._mapping else bound
         self.max_segments = self._batches.max_segments
+        self._gso, self._buffer = gso, socket_buffer
+        self._fan: Fan | None = None
         self._addresses: dict[SockAddr, Address] = {}  # the receiving thread's
         self._sockaddrs: dict[Address, SockAddr] = {}  # the sending thread's
 
@@ -87,11 +90,18 @@ class UdpTransport:
 
     def receive_batch(self) -> Batch | None:
         """The next batch, or None when reading would block or the transport is closed."""
-        return self._batch(self._batches.receive())
+        received = self._batches.receive()
+        return self._batch(received) if received is not None or self._fan is None else self._aside(self._fan)
 
     def receive_lone(self) -> Batch | None:
         """As :meth:`receive_batch`, by one system call, and nothing is held back after it."""
-        return self._batch(self._batches.receive_lone())
+        received = self._batches.receive_lone()
+        return self._batch(received) if received is not None or self._fan is None else self._aside(self._fan)
+
+    def _aside(self, fan: Fan) -> Batch | None:
+        """What one of the other sockets has received."""
+        received = fan.receive()
+        return None if received is None else Batch(received[0], received[1], Address(*received[2]))
 
     def _batch(self, received: tuple[bytes, int, SockAddr] | None) -> Batch | None:
         if received is None:
@@ -103,6 +113,8 @@ class UdpTransport:
             if len(self._addresses) >= _CACHE_LIMIT:
                 self._addresses.clear()
             self._addresses[sockaddr] = source
+        if self._fan is not None:
+            self._fan.on_heard_elsewhere(source)
         return Batch(data, segment_size, source)
 
     def send_batch(self, payload: bytes, segment_size: int, destination: Address) -> int:
@@ -114,6 +126,8 @@ class UdpTransport:
         Raises:
             ValueError: ``segment_size`` is below 1.
         """
+        if self._fan is not None and (sent := self._fan.send(payload, segment_size, destination)) is not None:
+            return sent
         sockaddr = self._sockaddrs.get(destination)
         if sockaddr is None:
             sockaddr = self._new_sockaddr(destination)
@@ -123,6 +137,8 @@ class UdpTransport:
 
     def send_opener(self, datagram: bytes, destination: Address, hop_limit: int) -> int:
         """Send one datagram that dies after ``hop_limit`` routers, if the system takes it; its length in any case."""
+        if self._fan is not None and self._fan.send_opener(datagram, destination, hop_limit):
+            return len(datagram)
         sockaddr = self._sockaddrs.get(destination) or self._new_sockaddr(destination)
         if sockaddr is not None:
             self._batches.send_opener(datagram, sockaddr, hop_limit, ipv4=":" not in destination.host)
@@ -152,7 +168,26 @@ class UdpTransport:
 
     def close(self) -> None:
         """Release the descriptor. Idempotent; ``receive_batch`` then returns None."""
+        if self._fan is not None:
+            self._fan.close()
         self._sock.close()
+
+    def spread(self, remote: Address, count: int) -> int:
+        """Have ``count`` more sockets towards a remote; see :meth:`.fan.Fan.spread`. Returns how many there are."""
+        if self._fan is None:
+            host = self._local.host
+            if count < 2 or ":" in remote.host or (":" in host and host != "::") or self._sock.fileno() < 0:
+                return 0
+            try:
+                self._fan = Fan("0.0.0.0" if host == "::" else host, gso=self._gso, buffer=self._buffer)
+            except OSError:
+                return 0
+        return self._fan.spread(remote, count)
+
+    @property
+    def spread_fileno(self) -> int:
+        """The descriptor of those sockets, to wait on for readability besides; -1 if there never were any."""
+        return -1 if self._fan is None else self._fan.fileno()
 
     def _sockaddr(self, destination: Address) -> SockAddr:
         """Convert and cache an address for this socket's family."""

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from srmudp.models import Address
+from srmudp.transports import batch as batch_module
+from srmudp.transports import fan as fan_module
 from srmudp.transports import udp as udp_module
-from srmudp.transports.base import Transport
+from srmudp.transports.base import Transport, opener_of
 from srmudp.transports.batch import BatchSocket
 from srmudp.transports.udp import UdpTransport
 
@@ -413,3 +415,119 @@ def test_descriptor(make: Make) -> None:
     assert transport.errors == {}
     assert transport.send_batch(bytes(2400), 1200, Address("127.0.0.1", 9)) == 2400
     assert set(transport.errors) == {"EBADF"}
+
+
+# --- openers: datagrams that die on their way
+
+
+HOPS = {socket.AF_INET: (socket.IPPROTO_IP, 12, socket.IP_TTL), socket.AF_INET6: (socket.IPPROTO_IPV6, 51, 52)}
+"""Level, the option that has the hop limit told, and the ancillary datum that tells it; Linux."""
+
+
+@linux_only
+@needs_ipv6
+@pytest.mark.parametrize("by_datum", [True, False])
+@pytest.mark.parametrize(("bound", "to"), [("", "127.0.0.1"), ("", "::1"), ("127.0.0.1", "127.0.0.1"), ("::1", "::1")])
+def test_no_other_datagram_gets_the_hop_limit_of_an_opener(
+    monkeypatch: pytest.MonkeyPatch, make: Make, bound: str, to: str, by_datum: bool
+) -> None:
+    """On a socket of either family, also where the system knows no ancillary datum for it."""
+    monkeypatch.setattr(batch_module, "_HOPS_BY_DATUM", by_datum)
+    transport = make(bound)
+    family = socket.AF_INET6 if ":" in to else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as listener:
+        listener.bind((to, 0))
+        listener.settimeout(5)
+        level, option, datum = HOPS[family]
+        listener.setsockopt(level, option, 1)
+        where = Address(to, listener.getsockname()[1])
+        limits = []
+        for hop_limit in (0, 3, 0, 2):
+            if hop_limit:
+                assert transport.send_opener(b"open", where, hop_limit) == 4
+            else:
+                transport.send_batch(b"open", 4, where)
+            _, ancillary, _, _ = listener.recvmsg(100, 100)
+            limits += [int.from_bytes(value[:4], sys.byteorder) for at, kind, value in ancillary if kind == datum]
+    assert limits == [64, 3, 64, 2]
+    assert transport.errors == {}
+
+
+def test_an_opener_that_cannot_be_sent_is_counted(make: Make) -> None:
+    transport = make()
+    assert transport.send_opener(b"open", Address("::1", 9), 2) == 4
+    assert transport.send_opener(b"open", Address("no.ip", 9), 2) == 4
+    assert transport.errors == {"EAFNOSUPPORT": 1, "EINVAL": 1}
+
+
+def test_a_transport_that_knows_no_hop_limit_sends_no_openers() -> None:
+    assert opener_of(object())(b"open", Address("127.0.0.1", 9), 2) == 4  # type: ignore[arg-type]
+
+
+# --- more sockets for one remote
+
+
+@linux_only
+class TestSpread:
+    """One remote, many sockets towards it, of which it reaches one."""
+
+    def test_the_socket_that_is_heard_of_is_the_one_that_answers(self, make: Make) -> None:
+        transport, other = make(), make()
+        remote = at(other)
+        assert transport.spread(remote, 20) == 20
+        transport.send_opener(b"hello", remote, 2)
+        collect(other, 5 * 20)
+        ports = self.heard(other, transport, remote)
+        assert len(ports) == 1
+        assert ports.isdisjoint({transport.local_address().port})
+        for _ in range(2):
+            assert transport.spread(remote, 1) == 1
+            assert self.heard(other, transport, remote) == ports
+        descriptor = transport.spread_fileno
+        assert transport.spread(remote, 0) == 0
+        transport.send_batch(b"as before", 9, remote)
+        assert collect(other, 9)[1] == {at(transport)}
+        assert transport.spread_fileno == descriptor
+
+    def heard(self, other: UdpTransport, transport: UdpTransport, remote: Address) -> set[int]:
+        """The ports that ``other`` is sent to from, once it has sent to the socket that it heard of last."""
+        if not hasattr(self, "chosen"):
+            transport.send_opener(b"hello", remote, 2)
+            datagrams = [other.receive_batch() for _ in range(20) if select.select([other], [], [], 5.0)[0]]
+            self.chosen = next(batch.source for batch in datagrams[7:] if batch is not None)
+            while other.receive_batch() is not None:
+                pass
+        other.send_batch(b"found you", 9, self.chosen)
+        assert select.select([transport.spread_fileno], [], [], 5.0)[0]
+        batch = transport.receive_batch()
+        assert batch is not None
+        assert (batch.buffer, batch.source) == (b"found you", remote)
+        assert transport.receive_batch() is None
+        transport.send_batch(b"answer", 6, remote)
+        _, sources = collect(other, 6)
+        return {source.port for source in sources}
+
+    def test_none_is_kept_that_was_not_heard_of(self, make: Make) -> None:
+        transport, other = make(), make()
+        before = set(os.listdir("/proc/self/fd"))
+        assert transport.spread(at(other), 20) == 20
+        assert transport.spread(at(other), 1) == 0
+        assert len(set(os.listdir("/proc/self/fd")) - before) == 1  # what watches them
+        transport.close()
+        assert set(os.listdir("/proc/self/fd")) <= before
+        assert transport.spread(at(other), 20) == 0
+
+    def test_the_transports_own_socket_may_be_heard_as_well(self, make: Make) -> None:
+        transport, other = make(), make()
+        transport.spread(at(other), 20)
+        other.send_batch(b"x", 1, at(transport))
+        collect(transport, 1)
+        transport.send_batch(b"answer", 6, at(other))
+        assert collect(other, 6)[1] == {at(transport)}
+        assert transport.spread(at(other), 1) == 0
+
+    def test_remotes_are_bounded_and_ipv6_has_none(self, make: Make) -> None:
+        transport = make()
+        found = [transport.spread(Address("127.0.0.1", 1000 + number), 8) for number in range(20)]
+        assert found == [8] * fan_module.MAX_REMOTES + [0] * (20 - fan_module.MAX_REMOTES)
+        assert transport.spread(Address("::1", 9), 8) == 0
