@@ -367,7 +367,7 @@ class SimNet:
         return lambda: self._taps.remove(watcher)
 
     def tap_openers(self, watcher: Callable[[float, Address, Address, bytes, int], None]) -> None:
-        """The same with every datagram that has a hop limit, which comes last; :meth:`tap` sees those that get through."""
+        """The same with datagrams that have a hop limit, which comes last; :meth:`tap` sees those that get through."""
         self._openers.append(watcher)
 
     def intercept(self, interceptor: _Interceptor) -> Callable[[], None]:

@@ -1,8 +1,8 @@
 """Meeting by chance: one end has many sockets behind a NAT that gives each a random port, the other tries random ports.
 
 With 256 of the 64,512 ports open every 252nd try meets one on average, so two seconds of tries are mostly enough. None
-but the peer can tell it from a scan of ports, so it is done only for a peer of whose NAT the user was told, is bounded in
-count, time and rate, and is one peer's at a time in a program.
+but the peer can tell it from a scan of ports, so it is done only for a peer of whose NAT the user was told, bounded in
+count, time and rate, and one peer at a time in a program.
 
 The many sockets' datagrams die on their way until one of them is answered: see :mod:`.holepunch`.
 """
