@@ -87,6 +87,10 @@ class Config:
     """The same from one IPv4 address or one IPv6 /64."""
     max_peers: int = 4096
     """Peers of one socket at one time, added and admitted."""
+    birthday: bool = True
+    """Where our NAT or a peer's gives each connection a random port, and the user's own data (``Peer.nat``) says it,
+    it is met by chance: we try random ports of its address (4,000 in a minute, 200 a second at most) or open 256
+    sockets. Others may take it for a scan of ports."""
     transport: Callable[[Transport], Transport] | None = None
     """Wraps the socket's transport: the place for a test transport such as ``srmudp.transports.impaired``."""
 

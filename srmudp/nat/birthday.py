@@ -26,8 +26,9 @@ SPACING: Final = 0.2
 """Seconds between two goes."""
 MAX_TRIES: Final = 4000
 """Ports tried in one round."""
-ROUND: Final = 25.0
-"""Seconds that the sockets of the hard end stay open in one round; the tries of the other take 20."""
+ROUND: Final = 45.0
+"""Seconds that the sockets of the hard end stay open in one round. The tries of the other take 20, so whenever the two
+begin, a part of both rounds is at one time."""
 AFTER: Final = 1.2
 """Seconds of plain punching before: it does where the other end lets in all of a host."""
 AFTER_PREDICTION: Final = 4.0

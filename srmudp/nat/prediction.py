@@ -10,6 +10,8 @@ from .behaviour import is_local
 
 PREDICTED: Final = 12
 """Ports tried after the last one seen: the peer's own flow takes one, others behind its NAT some more."""
+PREDICT_FOR: Final = 10.0
+"""Seconds that they are tried for: then they are others'."""
 LOWEST_PORT: Final = 1024
 
 

@@ -1,26 +1,17 @@
-"""Our own try to reach a peer: what is punched where, how often, and until when."""
+"""Our own try to reach a peer: what it sends, and until when."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Final
 
-from ..models import Address, PeerId, PeerState
+from ..models import Address, PeerId
 from ..protocol.handshake import Agreed, Opening
 
 ATTEMPT_LIFETIME: Final = 10.0
 """Seconds one attempt repeats identical PUNCH bytes, and a half-open session lives."""
 UNANSWERED: Final = 4.0
 """Seconds SHARED_KEY is repeated: who answered the punch and then falls silent may have been restarted meanwhile."""
-FIRST_PUNCHES: Final = 0.2
-"""Seconds between the first punches to a new peer, for FIRST_PHASE seconds: two NATs open at about the same time."""
-FIRST_PHASE: Final = 2.0
-SECOND_PUNCHES: Final = 1.0
-SECOND_PHASE: Final = 30.0
-SLOWEST_PUNCHES: Final = 15.0
-TIRED_AFTER: Final = 600.0
-TIRED_PUNCHES: Final = 30.0
-REFUSED_PUNCHES: Final = 15.0
 SHARED_KEY_INTERVAL: Final = 0.25
 """Seconds between repetitions of SHARED_KEY at first; doubles up to a second."""
 MAX_JOBS: Final = 16
@@ -52,16 +43,3 @@ class Attempt:
         demands = self.cookies.values() if target is None else [self.cookies.get(target, {})]
         found = [opening for demanded in demands for opening in demanded.values() if opening is not None]
         return found if self.opening is None else [self.opening, *found]
-
-
-def punch_interval(state: PeerState, waited: float) -> float:
-    """Seconds to the next punch ``waited`` seconds after connecting began: eager at first, then with backoff."""
-    if state is PeerState.REFUSED:
-        return REFUSED_PUNCHES
-    if waited < FIRST_PHASE and state is PeerState.CONNECTING:
-        return FIRST_PUNCHES
-    if waited < SECOND_PHASE:
-        return SECOND_PUNCHES
-    if waited < TIRED_AFTER:
-        return min(SLOWEST_PUNCHES, waited / SECOND_PHASE)
-    return TIRED_PUNCHES

@@ -362,6 +362,13 @@ class Endpoint:
             if not peer.connected and not peer.opening.targets():
                 peer.failure = reason
 
+    def note_sockets(self, name: str, count: int, now: float) -> None:
+        """So many more sockets were opened, as SocketsWanted asked. Ignored if the peer is gone."""
+        if name in self._registry:
+            peer = self._registry.named(name)
+            peer.opening.puncher.on_sockets(count, now)
+            self.touch(peer)
+
     def remove_peer(self, name: str, now: float) -> None:
         """Free the name at once; what is queued is still brought home for at most ``timeout`` seconds.
 
@@ -543,6 +550,7 @@ class Endpoint:
             peer.send_close(CloseCode.REMOVED if peer.lingering else CloseCode.CLOSING, "", now)
             peer.opening.cancel_attempt()
             peer.opening.drop_half_open()
+            peer.opening.puncher.stop()
             peer.connection.stop()
             peer.connection.fail_all(Failure.CLOSED)
             for token, failure in peer.connection.drain_settled():
@@ -664,6 +672,10 @@ class Endpoint:
                 found.append((peer.name, where, seen))
         return found
 
+    def nat_traits(self, now: float) -> NatTraits:
+        """What is known of our own NAT over IPv4."""
+        return self.stun.traits(now)
+
     def add_job(self, compute: Callable[[], T], commit: Callable[[T | None, float], None]) -> None:
         """Have something computed outside the lock and committed under it."""
         self._handshakes.jobs.append(Job(compute, commit))
@@ -702,6 +714,7 @@ class Endpoint:
             peer.send_close(CloseCode.REMOVED, "", now)
         peer.opening.cancel_attempt()
         peer.opening.drop_half_open()
+        peer.opening.puncher.stop()
         if peer.connection.session is not None:
             self.forget_session(peer.connection.session)
         peer.connection.forget()

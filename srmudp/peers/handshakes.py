@@ -284,6 +284,7 @@ class Handshakes:
         name = peer.name
         peer.opening.cancel_attempt()
         peer.opening.drop_half_open()
+        peer.opening.puncher.stop()
         waiting = [message for channel in peer.connection.sending.channels.values() for message in channel.waiting]
         self._registry.set_addresses(owner, (*owner.addresses, *peer.addresses))
         self._registry.drop(peer)

@@ -8,7 +8,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ..config import Config
 from ..crypto.backend import Backend
-from ..models import Address, PeerId
+from ..models import Address, NatTraits, PeerId
 from ..protocol.credit import ReceiveBudget
 from ..protocol.events import Event
 from ..protocol.handshake import Agreed
@@ -68,6 +68,10 @@ class Host(Protocol[AnyPeer]):
 
     def add_job(self, compute: Callable[[], T], commit: Callable[[T | None, float], None]) -> None:
         """Compute outside the lock, then commit under it; None if the computation found a forgery."""
+
+    def nat_traits(self, now: float) -> NatTraits:
+        """What is known of our own NAT over IPv4."""
+        ...
 
     def new_index(self) -> int:
         """A random receive index that is free."""

@@ -16,11 +16,11 @@ from typing import Final, TypeVar
 
 from ..exceptions import DecodeError
 from ..models import Address, EventKind, PeerState, PeerStats, PeerStatus, Trust
+from ..nat.holepunch import FIRST_PHASE
 from ..protocol.events import MessageArrived, MessageSettled, ResolveWanted, RoomFreed
 from ..protocol.srudp import OldConnection, Signal, SignalKind
 from ..wire.frames import CloseCode
 from ..wire.srudp import Dialect, parse_probe, parse_stage
-from .attempts import FIRST_PHASE
 from .host import Host, Receipt, Transmit
 from .peer import Peer
 

@@ -13,13 +13,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..models import Address, PeerState
+from ..nat.holepunch import FIRST_PHASE
 from ..protocol.events import ResolveWanted
 from ..protocol.handshake import Agreed, Opening, outranks
 from ..protocol.session import Session
 from ..wire.frames import Established
-from .attempts import ATTEMPT_LIFETIME, FIRST_PHASE, UNANSWERED, Attempt, punch_interval
+from .attempts import ATTEMPT_LIFETIME, UNANSWERED, Attempt
 from .host import Host
 from .paths import UNPROVEN_SENDS
+from .punching import Puncher
 
 if TYPE_CHECKING:
     from .peer import Peer
@@ -34,9 +36,10 @@ class SessionOpening:
         source: the address that the half-open session was agreed with.
         tried: instance and generation that our last attempt agreed on.
         next_attempt_at: not before then do we begin another.
+        puncher: how far and where else we punch.
     """
 
-    __slots__ = ("_endpoint", "_peer", "attempt", "half_open", "next_attempt_at", "source", "tried")
+    __slots__ = ("_endpoint", "_peer", "attempt", "half_open", "next_attempt_at", "puncher", "source", "tried")
 
     def __init__(self, endpoint: Host[Peer], peer: Peer, now: float) -> None:
         self._endpoint = endpoint
@@ -46,13 +49,13 @@ class SessionOpening:
         self.source: Address | None = None
         self.tried: tuple[bytes, int] = (b"", 0)
         self.next_attempt_at = now
+        self.puncher = Puncher(endpoint, peer)
 
     # --- our own attempt
 
     def punch_interval(self, now: float) -> float:
         """Seconds to the next punch: the schedule, with jitter."""
-        base = punch_interval(self._peer.state, now - self._peer.since)
-        return base * (0.875 + self._endpoint.random(1)[0] / 1024)
+        return self.puncher.interval((), now)
 
     def targets(self) -> list[Address]:
         """Where to punch: what was configured, and where the peer was last."""
@@ -108,13 +111,16 @@ class SessionOpening:
             self.next_attempt_at = now
             self._endpoint.emit(ResolveWanted(peer.name))
             self.advance(now)
-        elif now >= attempt.next_send:
-            for target in self.targets():
+            return
+        self.puncher.advance(attempt, self.targets(), now)
+        if now >= attempt.next_send:
+            targets = self.puncher.targets(self.targets(), now)
+            for target in targets:
                 # In turn: a cookie may be forged by who saw the punch, and the plain one is all it takes in peace.
                 openings = attempt.openings(target)
-                peer.send_datagram(openings[attempt.sends % len(openings)].punch, target, now)
+                self.puncher.send(openings[attempt.sends % len(openings)].punch, target, now)
             attempt.sends += 1
-            attempt.next_send = now + interval
+            attempt.next_send = now + self.puncher.interval(targets, now)
 
     def on_opening(self, attempt: Attempt, opening: Opening | None, now: float) -> None:
         """The first arrow is ready."""
@@ -204,6 +210,7 @@ class SessionOpening:
     def on_confirmed(self, session: Session, now: float) -> float | None:
         """A record opened under the half-open session: nothing is left to try. The round trip, if we know it."""
         self.half_open = None
+        self.puncher.on_confirmed()
         rtt = None
         attempt = self.attempt
         if attempt is not None and attempt.agreed is session.agreed and attempt.sends == 1:
@@ -220,6 +227,9 @@ class SessionOpening:
         if self.attempt is not None:
             if self.attempt.opening is not None:
                 other = self.attempt.next_send
+                sooner = self.puncher.next_timer() if self.attempt.agreed is None else None
+                if sooner is not None and sooner < other:
+                    other = sooner
         elif self._peer.connection.session is None and self._wants_attempt():
             other = self.next_attempt_at
         return other if when is None or (other is not None and other < when) else when

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from ..exceptions import DecodeError, RemoteProtocolError
 from ..models import Address, EventKind, NatTraits, PeerEvent, PeerId, PeerState, PeerStats, PeerStatus, Trust
+from ..nat.holepunch import REFUSED_PUNCHES
 from ..protocol.congestion import make_controller
 from ..protocol.connection import Arrival, Connection
 from ..protocol.events import Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed
@@ -35,7 +36,7 @@ from ..wire.frames import (
     parse_frames,
     serialise,
 )
-from .attempts import ATTEMPT_LIFETIME, REFUSED_PUNCHES
+from .attempts import ATTEMPT_LIFETIME
 from .host import Host, Receipt, Transmit
 from .intake import Intake
 from .key_updates import KeyUpdates
@@ -547,9 +548,9 @@ class Peer:
         self.last_sent = now
         return _tuple(Transmit, (batch[0], batch[1], path.address, 0))
 
-    def send_datagram(self, datagram: bytes, destination: Address, now: float) -> None:
-        """Queue one datagram outside the connection's own output."""
-        self.outbox.append(Transmit(datagram, len(datagram), destination))
+    def send_datagram(self, datagram: bytes, destination: Address, now: float, hop_limit: int = 0) -> None:
+        """Queue one datagram outside the connection's own output; with a hop limit it dies on its way."""
+        self.outbox.append(Transmit(datagram, len(datagram), destination, hop_limit))
         self._endpoint.touch(self)
 
     def send_close(self, code: CloseCode, reason: str, now: float) -> None:

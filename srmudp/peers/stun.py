@@ -208,27 +208,28 @@ class Stun:
         What peers see may confirm that the mapping is the same for all, and no more.
         """
         self._stop(discovery, now)
-        peers = self._sightings()
         answers = {one.server: one.mapped for one in discovery.outcomes.values() if one.mapped is not None}
         failures = {str(one.server): one.failure for one in discovery.outcomes.values() if one.failure}
         ipv4, ipv6 = (_most_common(answers, family) for family in (4, 6))
         version = 6 if ipv4 is None and ipv6 is not None else 4
-        port_step, last_port = self.samples.ports(now, version)
+        traits = self.traits(now, version)
         return PublicAddress(
             ipv4,
             ipv6,
-            self.samples.mapping(now, version, [Sample(None, where, seen, -inf) for _, where, seen in peers]),
-            self.samples.filtering(now),
+            traits.mapping,
+            traits.filtering,
             self.samples.translated(now, version),
             answers,
             failures,
-            port_step,
-            last_port,
+            traits.port_step,
+            traits.last_port,
         )
 
-    def traits(self, now: float) -> NatTraits:
-        """What those who are to reach us had better know of our NAT, as far as servers were asked lately."""
-        return NatTraits(self.samples.mapping(now), self.samples.filtering(now), *self.samples.ports(now))
+    def traits(self, now: float, version: int = 4) -> NatTraits:
+        """What those who are to reach us had better know of our NAT, as far as servers and peers tell."""
+        peers = [Sample(None, where, seen, -inf) for _, where, seen in self._sightings()]
+        mapping = self.samples.mapping(now, version, peers)
+        return NatTraits(mapping, self.samples.filtering(now), *self.samples.ports(now, version))
 
     # --- time
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from ..models import PeerEvent, PeerId
+from ..models import Address, PeerEvent, PeerId
 
 
 class Failure(StrEnum):
@@ -79,4 +79,18 @@ class ServerAnswered:
     """A question to a STUN server ended, or what was asked in one call may be taken for settled."""
 
 
-Event = PeerEvent | MessageArrived | MessageSettled | RoomFreed | ResolveWanted | ServerAnswered | GuestCame
+@dataclass(frozen=True, slots=True)
+class SocketsWanted:
+    """So many more sockets should send to ``remote``, and no other; 1 means the one that it was heard by, if any.
+
+    The shell tells ``Endpoint.note_sockets`` how many there are, and sends what has a hop limit from all of them.
+    """
+
+    peer: str
+    remote: Address
+    count: int
+
+
+Event = (
+    PeerEvent | MessageArrived | MessageSettled | RoomFreed | ResolveWanted | ServerAnswered | GuestCame | SocketsWanted
+)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from ..exceptions import SocketClosed
 from ..models import Address, Message, PeerEvent, PeerId, PeerStatus, SeenAddress
-from ..protocol.events import MessageArrived
+from ..protocol.events import MessageArrived, SocketsWanted
 from .addresses import Target
 from .delivery import Outcome
 from .household import Household
@@ -60,6 +60,7 @@ class Core(ABC, Generic[D]):
     deliver: Callable[[Message, MessageArrived], None]
     announce: Callable[[PeerEvent], None]
     resolve: Callable[[str], None]
+    spread: Callable[[SocketsWanted], None]
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class Core(ABC, Generic[D]):
         self.deliver = self.hooks.deliver
         self.announce = self.hooks.announce
         self.resolve = self.resolver.want
+        self.spread = functools.partial(self.driver.spread, self.house.note_sockets)
 
     @abstractmethod
     def start(self) -> None:

@@ -42,19 +42,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from math import inf
 from os import getpid
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from ..exceptions import LocalProtocolError, SocketClosed
+from ..transports.base import spread
 from .reading import LEASE, Lease
 from .runner import Runner
 from .waiting import Baton, Poller, Wakeup
 
 if TYPE_CHECKING:
     from ..peers.endpoint import Endpoint, Transmit
-    from ..protocol.events import Event
+    from ..protocol.events import Event, SocketsWanted
     from ..transports.base import Batch, Transport
 
 T = TypeVar("T")
@@ -383,6 +385,19 @@ class Driver(Runner):
         """Have the timer thread call ``work()`` without the lock. Takes no lock: for signal handlers and finalizers."""
         self._deferred.append(work)
         self._baton.wake()
+
+    def spread(self, told: Callable[[float, str, int], None], wanted: SocketsWanted) -> None:
+        """See :meth:`Runner.spread`."""
+        self.defer(partial(self._spread, told, wanted))
+
+    def _spread(self, told: Callable[[float, str, int], None], wanted: SocketsWanted) -> None:
+        count, descriptor = spread(self.transport, wanted.remote, wanted.count)
+        for poller in (self._poller, self._readers_poller):
+            poller.watch_besides(descriptor)
+        self._wakeup.set()
+        self._nudge.set()
+        if wanted.count > 1:
+            self.run(told, wanted.peer, count)
 
     def interrupted_here(self) -> bool:
         """True if this thread is at work here further down its stack: a signal handler asks."""

@@ -25,6 +25,7 @@ from ..protocol.events import (
     ResolveWanted,
     RoomFreed,
     ServerAnswered,
+    SocketsWanted,
 )
 from .addresses import Target
 from .delivery import Outcome
@@ -78,6 +79,9 @@ class Shell(Protocol):
 
     def resolve(self, name: str, /) -> None:
         """The host names of a peer should be looked up."""
+
+    def spread(self, wanted: SocketsWanted, /) -> None:
+        """The transport should have more sockets, or fewer; more are told to :meth:`Household.note_sockets`."""
 
 
 class Household(Generic[D]):
@@ -143,6 +147,8 @@ class Household(Generic[D]):
             self._shell.wake(SERVERS)
         elif isinstance(event, GuestCame):
             self.targets[event.peer] = self.targets.get(event.peer, Target()).merged(Target(peer_id=event.peer_id))
+        elif isinstance(event, SocketsWanted):
+            self._shell.spread(event)
         else:
             self._on_peer_event(event)
 
@@ -164,6 +170,10 @@ class Household(Generic[D]):
             if self._news_rate[event.kind]():
                 who = event.peer_id.tag if event.peer_id is not None else "no key yet"
                 log.info("= %s (%s) at %s: %s %s", repr(event.peer), who, event.address, event.kind, event.reason)
+
+    def note_sockets(self, now: float, name: str, count: int) -> None:
+        """So many more sockets were opened to find a peer."""
+        self.endpoint.note_sockets(name, count, now)
 
     def admit(self, now: float, peer_id: PeerId, allow: bool) -> None:
         """The application has decided on a stranger."""

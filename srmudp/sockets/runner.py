@@ -17,7 +17,7 @@ from .waiting import Topics, time_asleep
 
 if TYPE_CHECKING:
     from ..peers.endpoint import Endpoint
-    from ..protocol.events import Event
+    from ..protocol.events import Event, SocketsWanted
     from ..transports.base import Transport
 
 T = TypeVar("T")
@@ -76,6 +76,13 @@ class Runner(ABC):
     @abstractmethod
     def peek(self, look: Callable[[float, Unpack[Ts]], T], *args: *Ts) -> T:
         """What ``look(now, ...)`` returns. For reading only; works after the end too."""
+
+    @abstractmethod
+    def spread(self, told: Callable[[float, str, int], None], wanted: SocketsWanted) -> None:
+        """Have the transport open more sockets or close them, soon and not here; ``told`` is run with what was opened.
+
+        Called while the endpoint is worked with.
+        """
 
     @abstractmethod
     def abandon(self) -> None:

@@ -75,3 +75,19 @@ def opener_of(transport: Transport) -> Opening:
     """What sends openers by a transport; they are lost if it cannot, for with a usual hop limit they would do harm."""
     send_opener: Opening | None = getattr(transport, "send_opener", None)
     return send_opener or (lambda datagram, destination, hop_limit: len(datagram))
+
+
+def spread(transport: Transport, remote: Address, count: int) -> tuple[int, int]:
+    """Have a transport keep ``count`` more sockets towards a remote, if it can.
+
+    Returns:
+        How many there are, and the descriptor to watch besides, or -1.
+    """
+    more: Callable[[Address, int], int] | None = getattr(transport, "spread", None)
+    return (0 if more is None else more(remote, count)), spread_fileno(transport)
+
+
+def spread_fileno(transport: Transport) -> int:
+    """The descriptor of a transport's further sockets, or -1."""
+    descriptor: int = getattr(transport, "spread_fileno", -1)
+    return descriptor

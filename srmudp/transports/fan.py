@@ -25,6 +25,8 @@ SPARE: Final = 16
 """Descriptors left to the rest of the program where the system allows no more."""
 MAX_REMOTES: Final = 16
 """Remotes that have sockets of their own at a time."""
+_LOCKED: Final = 0.2
+"""Seconds that closing waits for a thread that is at work here."""
 _ROOM: Final = 0.002
 """Seconds that sending waits for room: nobody watches these sockets for it."""
 
@@ -190,7 +192,12 @@ class Fan:
 
     def close(self) -> None:
         """Close all. Idempotent."""
-        with self._lock:
+        # Not for ever: in a child after fork() the holder may be a thread that is not there.
+        locked = self._lock.acquire(timeout=_LOCKED)
+        try:
             for remote in list(self._branches):
                 self._drop(remote)
             self._epoll.close()
+        finally:
+            if locked:
+                self._lock.release()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
-from collections.abc import Callable
 
 from ..models import Address
-from .base import Batch, Transport, opener_of
+from .base import Batch, Transport, opener_of, spread, spread_fileno
 
 _MAX_RUN = 64
 _MAX_RUN_BYTES = 65_535
@@ -188,13 +187,12 @@ class ImpairedTransport:
 
     def spread(self, remote: Address, count: int) -> int:
         """The inner transport's, if it has one."""
-        spread: Callable[[Address, int], int] = getattr(self._inner, "spread", lambda remote, count: 0)
-        return spread(remote, count)
+        return spread(self._inner, remote, count)[0]
 
     @property
     def spread_fileno(self) -> int:
         """The inner transport's."""
-        return getattr(self._inner, "spread_fileno", -1)
+        return spread_fileno(self._inner)
 
     def local_address(self) -> Address:
         """Where the inner transport is bound."""

@@ -29,22 +29,22 @@ LATER = (0.0, 0.3, -0.3)
 """Seconds after the first that the second begins; the pairs of RACING alone take all of them."""
 RACING = "linux-open"
 
-# y: connects. r: depends on who begins first. -: does not.
+# y: connects. -: does not.
 TABLE = """
                  open firew full- restr port- s-adm s-seq symm  tcp   linux l-ope l-ran cg-pr cg-sy
 open             y    y     y     y     y     y     y     y     -     y     y     y     y     y
-firewall         y    y     y     y     y     -     -     -     -     y     r     -     y     -
+firewall         y    y     y     y     y     -     -     -     -     y     y     -     y     -
 full-cone        y    y     y     y     y     y     y     y     -     y     y     y     y     y
 restricted       y    y     y     y     y     y     y     y     -     y     y     y     y     y
-port-restricted  y    y     y     y     y     -     -     -     -     y     r     -     y     -
+port-restricted  y    y     y     y     y     -     -     -     -     y     y     -     y     -
 symmetric-adm    y    -     y     y     -     -     -     -     -     -     -     -     -     -
 symmetric-seq    y    -     y     y     -     -     -     -     -     -     -     -     -     -
 symmetric        y    -     y     y     -     -     -     -     -     -     -     -     -     -
 tcp-only         -    -     -     -     -     -     -     -     -     -     -     -     -     -
-linux            y    y     y     y     y     -     -     -     -     y     r     -     y     -
-linux-open       y    r     y     y     r     -     -     -     -     r     r     -     r     -
+linux            y    y     y     y     y     -     -     -     -     y     y     -     y     -
+linux-open       y    y     y     y     y     -     -     -     -     y     y     -     y     -
 linux-random     y    -     y     y     -     -     -     -     -     -     -     -     -     -
-cgnat-pr         y    y     y     y     y     -     -     -     -     y     r     -     y     -
+cgnat-pr         y    y     y     y     y     -     -     -     -     y     y     -     y     -
 cgnat-sym        y    -     y     y     -     -     -     -     -     -     -     -     -     -
 """
 

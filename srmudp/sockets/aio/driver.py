@@ -18,13 +18,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from ...exceptions import LocalProtocolError, SocketClosed
+from ...transports.base import spread, spread_fileno
 from ..driver import Reentered
 from ..runner import Runner
 from .waiting import Waiter
 
 if TYPE_CHECKING:
     from ...peers.endpoint import Endpoint, Transmit
-    from ...protocol.events import Event
+    from ...protocol.events import Event, SocketsWanted
     from ...transports.base import Transport
 
 T = TypeVar("T")
@@ -384,6 +385,19 @@ class Driver(Runner):
         finally:
             self._busy = False
 
+    def spread(self, told: Callable[[float, str, int], None], wanted: SocketsWanted) -> None:
+        """See :meth:`Runner.spread`."""
+        self.loop.call_soon(self._spread, told, wanted)
+
+    def _spread(self, told: Callable[[float, str, int], None], wanted: SocketsWanted) -> None:
+        if self.stopped:
+            return
+        count, descriptor = spread(self.transport, wanted.remote, wanted.count)
+        if descriptor >= 0:
+            self.loop.add_reader(descriptor, self._on_readable)
+        if wanted.count > 1:
+            self.run(told, wanted.peer, count)
+
     def stop(self) -> None:
         """Leave the loop, close the transport and refuse further calls. Idempotent, never waits."""
         if self.stopped:
@@ -392,7 +406,8 @@ class Driver(Runner):
         self.topics.wake_all()
         if not self.loop.is_closed():
             with contextlib.suppress(NotImplementedError):  # by such a loop as start() refuses
-                self.loop.remove_reader(self.transport.fileno())
+                for descriptor in {self.transport.fileno(), spread_fileno(self.transport)} - {-1}:
+                    self.loop.remove_reader(descriptor)
                 self.loop.remove_writer(self.transport.fileno())
         for handle in (self._flushing, self._reading, self._timer):
             if handle is not None:

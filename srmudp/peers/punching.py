@@ -1,0 +1,179 @@
+"""Seeking one peer through hard NATs: openers, guessed ports and, where nothing else is left, meeting by chance.
+
+What is done when says ``nat/holepunch.py``, ``nat/prediction.py`` and ``nat/birthday.py``; here it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from ..models import Address, PeerState
+from ..nat.behaviour import is_local
+from ..nat.birthday import (
+    AFTER,
+    AFTER_PREDICTION,
+    BETWEEN,
+    MAX_ROUNDS,
+    OPENING,
+    SOCKETS,
+    TRYING,
+    Opened,
+    Part,
+    Tries,
+    part_of,
+    where_outside,
+)
+from ..nat.holepunch import OPENER_SPACING, Openers, needs_opening, punch_interval
+from ..nat.prediction import PREDICT_FOR, predicted
+from ..protocol.events import SocketsWanted
+from .attempts import Attempt
+from .host import Host
+
+if TYPE_CHECKING:
+    from .peer import Peer
+
+BOTH_HARD: Final = (
+    "both NATs give each connection a port that nobody can know, so neither finds the other: one of the two has to be "
+    "on another network, forward a port, or have IPv6"
+)
+NO_SOCKETS: Final = (
+    "our NAT gives each connection another port, and finding the other takes more open files than this program may have"
+)
+_SOON: Final = 2.0
+"""Seconds until we ask again for our turn."""
+
+
+class Puncher:
+    """Where one peer is sought, and how."""
+
+    __slots__ = (
+        *("_endpoint", "_fan", "_next_round_at", "_opened", "_openers", "_part", "_peer", "_round_began"),
+        *("_rounds", "_since", "_tries"),
+    )
+
+    def __init__(self, endpoint: Host[Peer], peer: Peer) -> None:
+        self._endpoint = endpoint
+        self._peer = peer
+        self._openers = Openers()
+        self._tries: Tries | None = None
+        self._opened: Opened | None = None
+        self._fan: Address | None = None  # where more sockets of ours send to
+        self._part = Part.NONE
+        self._since = peer.since
+        self._rounds = 0
+        self._round_began = self._next_round_at = 0.0
+
+    # --- plain punching
+
+    def interval(self, targets: Sequence[Address], now: float) -> float:
+        """Seconds to the next punch: the schedule, with jitter."""
+        base = punch_interval(self._peer.state, now - self._peer.since)
+        if self._openers.is_opening(targets):
+            base = min(base, OPENER_SPACING)
+        return base * (0.875 + self._endpoint.random(1)[0] / 1024)
+
+    def targets(self, known: Sequence[Address], now: float) -> list[Address]:
+        """Where to punch now: the addresses that are known, and those that the peer's NAT will give next."""
+        mine, theirs = self._endpoint.nat_traits(now), self._peer.nat
+        targets = list(known)
+        if mine.predictable:
+            targets.sort(key=is_local)  # each takes a port of our NAT, and the other end counts from the last one
+        elif not mine.hard and now - self._peer.since < PREDICT_FOR:
+            targets = list(dict.fromkeys((*targets, *predicted(known, theirs))))
+        self._openers.keep(targets)
+        return targets
+
+    def send(self, punch: bytes, target: Address, now: float) -> None:
+        """Send a punch, as far as it may go."""
+        opening = needs_opening(target, self._endpoint.nat_traits(now), self._peer.nat)
+        self._peer.send_datagram(punch, target, now, self._openers.next(target) if opening else 0)
+
+    # --- meeting by chance
+
+    def advance(self, attempt: Attempt, known: Sequence[Address], now: float) -> None:
+        """Begin a round, go on with it or end it, whatever it is time for."""
+        peer = self._peer
+        if self._since != peer.since:
+            self._since, self._rounds, self._next_round_at = peer.since, 0, 0.0
+        part = part_of(self._endpoint.nat_traits(now), peer.nat)
+        if part is not self._part:
+            self._end_round()
+            self._part = part
+        if part is Part.HOPELESS:
+            peer.failure = BOTH_HARD
+        elif part is not Part.NONE:
+            self._go_on(attempt, now)
+            if self._tries is None and self._fan is None:
+                self._begin(known, now)
+
+    def _begin(self, known: Sequence[Address], now: float) -> None:
+        peer, where = self._peer, where_outside(known)
+        theirs, mine = peer.nat, self._endpoint.nat_traits(now)
+        guessed = mine.predictable or (theirs is not None and theirs.predictable)
+        if where is None or not self._endpoint.config.birthday or peer.state is PeerState.REFUSED:
+            return
+        if now < max(self._next_round_at, peer.since + (AFTER_PREDICTION if guessed else AFTER)):
+            return
+        if self._rounds >= MAX_ROUNDS:
+            return
+        if not (TRYING if self._part is Part.TRIES_PORTS else OPENING).take(self):
+            self._next_round_at = now + _SOON
+            return
+        self._rounds += 1
+        self._next_round_at = now + BETWEEN
+        if self._part is Part.TRIES_PORTS:
+            self._tries = Tries(self._endpoint.random, where.host, now)
+        else:
+            self._fan = where
+            self._endpoint.emit(SocketsWanted(peer.name, where, SOCKETS))
+
+    def _go_on(self, attempt: Attempt, now: float) -> None:
+        if attempt.opening is None:
+            return
+        punch = attempt.opening.punch
+        if self._tries is not None and now >= self._tries.when:
+            for address in self._tries.take(now):
+                self._peer.send_datagram(punch, address, now)
+            if self._tries.is_over:
+                self._end_round()
+        if self._opened is not None and self._fan is not None and now >= self._opened.when:
+            if self._opened.is_over(now):
+                self._end_round()
+            else:
+                self._peer.send_datagram(punch, self._fan, now, self._opened.take(now))
+
+    def on_sockets(self, count: int, now: float) -> None:
+        """So many sockets were opened for us."""
+        if self._fan is None or self._opened is not None:
+            return
+        if count:
+            self._opened = Opened(now)
+        else:
+            self._end_round()
+            self._rounds = MAX_ROUNDS
+            if not self._peer.connected:
+                self._peer.failure = NO_SOCKETS
+
+    def _end_round(self, keep: int = 0) -> None:
+        TRYING.give_back(self)
+        OPENING.give_back(self)
+        self._tries = self._opened = None
+        if self._fan is not None:
+            self._endpoint.emit(SocketsWanted(self._peer.name, self._fan, keep))
+            if not keep:
+                self._fan = None
+
+    def on_confirmed(self) -> None:
+        """The peer was found: the socket it was found by is kept."""
+        self._end_round(keep=1)
+
+    def stop(self) -> None:
+        """The peer is gone."""
+        self._end_round()
+
+    def next_timer(self) -> float | None:
+        """When :meth:`advance` must be called."""
+        if self._tries is not None:
+            return self._tries.when
+        return None if self._opened is None else self._opened.when
