@@ -3,49 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from tests.benchmarks.adapters.base import Blocking, Job, Pipe
 from tests.benchmarks.adapters.srmudp import FAST, no_fast
 from tests.benchmarks.aims import STREAM
-from tests.benchmarks.parts import Frames, framed
-
-READ = 256 * 1024
+from tests.benchmarks.framing import FramedPipe
 
 
-class StreamPipe(Pipe):
+class StreamPipe(FramedPipe):
     """A connection; messages are cut out of the stream as any program has to do it."""
-
-    def __init__(self, sock: Any) -> None:
-        self.sock = sock
-        self._frames = Frames()
-        self._inbox: deque[bytearray] = deque()
-
-    def send(self, message: bytes) -> None:
-        self.sock.sendall(framed(message))
-
-    def receive(self, timeout: float) -> bytearray | None:
-        deadline = time.monotonic() + timeout
-        while not self._inbox:
-            self.sock.settimeout(max(0.001, deadline - time.monotonic()))
-            try:
-                data = self.sock.recv(READ)
-            except TimeoutError:
-                return None
-            if not data:
-                return None
-            self._inbox.extend(self._frames.feed(data))
-        return self._inbox.popleft()
 
     def flush(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while self.sock.status.queued and time.monotonic() < deadline:
             time.sleep(0.01)
-
-    def close(self) -> None:
-        self.sock.close()
 
     def facts(self) -> dict[str, Any]:
         stats = self.sock.status.stats
