@@ -462,7 +462,7 @@ class Endpoint:
     def send_message(
         self,
         name: str,
-        content: bytes,
+        content: bytes | memoryview,
         *,
         channel: int,
         reliable: bool,
@@ -473,6 +473,7 @@ class Endpoint:
         """Queue a message; MessageSettled with the returned token tells its end.
 
         Args:
+            content: kept by reference; nobody may change it.
             priority: the channel of the highest that waits goes first. Unreliable messages go before all others.
 
         Raises:

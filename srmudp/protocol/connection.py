@@ -124,13 +124,19 @@ class Connection:
     # --- commands
 
     def send_message(
-        self, token: int, content: bytes, channel: int, reliable: bool, expires: float | None, priority: int = 0
+        self,
+        token: int,
+        content: bytes | memoryview,
+        channel: int,
+        reliable: bool,
+        expires: float | None,
+        priority: int = 0,
     ) -> None:
         """Queue a message; ``poll_transmit`` sends it as soon as it may."""
         if reliable:
             self.sending.add(token, channel, content, expires, priority)
         else:
-            self.unreliable_out.add(token, channel, content, expires)
+            self.unreliable_out.add(token, channel, bytes(content), expires)
 
     def application_took(self, channel: int, sequence: int, now: float) -> None:
         """The application has a message from ``arrived``."""

@@ -47,7 +47,9 @@ class OutgoingMessage:
         "withdrawn",
     )
 
-    def __init__(self, token: int, channel: int, content: bytes, expires: float | None, priority: int = 0) -> None:
+    def __init__(
+        self, token: int, channel: int, content: bytes | memoryview, expires: float | None, priority: int = 0
+    ) -> None:
         self.token = token
         self.priority = priority
         self.channel = channel
@@ -149,7 +151,9 @@ class SendHalf:
 
     # --- commands
 
-    def add(self, token: int, channel: int, content: bytes, expires: float | None, priority: int = 0) -> None:
+    def add(
+        self, token: int, channel: int, content: bytes | memoryview, expires: float | None, priority: int = 0
+    ) -> None:
         """Queue a message behind those of its channel."""
         state = self.channels.get(channel)
         if state is None:

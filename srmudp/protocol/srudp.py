@@ -170,9 +170,16 @@ class OldConnection:
         return True
 
     def send_message(
-        self, token: int, content: bytes, channel: int, reliable: bool, expires: float | None, priority: int = 0
+        self,
+        token: int,
+        content: bytes | memoryview,
+        channel: int,
+        reliable: bool,
+        expires: float | None,
+        priority: int = 0,
     ) -> None:
         """Queue a message. There is one channel, and no priority; unreliable is a broadcast, where there are any."""
+        content = bytes(content)
         if reliable or self._has_messages:
             self.sending.add(token, content, expires)
         elif self._broadcast_bytes + len(content) > self._config.unreliable_queue:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("srmudp.sockets")
 
 Letter = tuple[Message, MessageArrived]
+Contents = deque[bytes] | deque[bytes | memoryview]
+"""Of several messages. Nobody may change what a view shows."""
 
 DATA: Final = 0
 """The channel of streams and messages."""
@@ -197,7 +199,7 @@ class Line(Engine):
         """
         self.push_all(deque((content,)), channel, reliable)
 
-    def push_all(self, contents: deque[bytes], channel: int = DATA, reliable: bool = True) -> None:
+    def push_all(self, contents: Contents, channel: int = DATA, reliable: bool = True) -> None:
         """As :meth:`push` of each, together where there is room; ``contents`` is then empty."""
         if not self.try_push_all(contents, channel, reliable):
             attempt = functools.partial(self._queue, contents=contents, channel=channel, reliable=reliable)
@@ -206,7 +208,7 @@ class Line(Engine):
             except SocketClosed:
                 raise _disconnected() from None
 
-    def try_push_all(self, contents: deque[bytes], channel: int = DATA, reliable: bool = True) -> bool:
+    def try_push_all(self, contents: Contents, channel: int = DATA, reliable: bool = True) -> bool:
         """As :meth:`push_all`, but without waiting: False if some are left in ``contents``.
 
         Then :attr:`after_round` is called when there is room.
@@ -218,7 +220,7 @@ class Line(Engine):
         except SocketClosed:
             raise _disconnected() from None
 
-    def _queue(self, now: float, contents: deque[bytes], channel: int, reliable: bool) -> bool | None:
+    def _queue(self, now: float, contents: Contents, channel: int, reliable: bool) -> bool | None:
         endpoint = self.driver.endpoint
         while contents:
             if not self.can_send or self.closing or (self._end_said and channel == DATA):

@@ -327,6 +327,10 @@ class SecureReliableSocket(StreamSurface):
             BlockingIOError: nothing is there, after ``setblocking(False)``.
             OSError: this socket has messages: ``receive()`` returns them.
         """
+        data = self._recv(bufsize, flags)
+        return data if type(data) is bytes else bytes(data)
+
+    def _recv(self, bufsize: int, flags: int) -> bytes | memoryview:
         if self._flavour is Flavour.MESSAGE:
             not_here("recv() is for streams; this socket has messages: receive()")
         no_flags(flags)
@@ -335,9 +339,9 @@ class SecureReliableSocket(StreamSurface):
         stream = self._stream
         if stream is None or self._shut or not bufsize:
             return b""
-        data = stream.recv(bufsize, self.gettimeout())
-        if data is not None:
-            return data
+        part = stream.recv(bufsize, self.gettimeout())
+        if part is not None:
+            return part
         try:
             data = super().recv(bufsize)
         except (BlockingIOError, TimeoutError, InterruptedError):

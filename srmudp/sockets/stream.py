@@ -43,8 +43,8 @@ class StreamEnd:
 
     # --- reading ---
 
-    def recv(self, size: int, timeout: float | None) -> bytes | None:
-        """At most ``size`` bytes, ``b""`` at the end. None if the stream goes through the pair.
+    def recv(self, size: int, timeout: float | None) -> bytes | memoryview | None:
+        """At most ``size`` bytes, empty at the end. None if the stream goes through the pair.
 
         Args:
             timeout: seconds; None waits for as long as it takes, 0 only looks.
@@ -85,15 +85,15 @@ class StreamEnd:
         finally:
             self._reading.release()
 
-    def _take(self, rest: memoryview, size: int) -> bytes:
+    def _take(self, rest: memoryview, size: int) -> memoryview:
         """The next bytes of a message; it is taken with the last."""
         if size < len(rest):
             self._rest = rest[size:]
-            return rest[:size].tobytes()
+            return rest[:size]
         letter, self._rest, self._letter = self._letter, None, None
         if letter is not None:
             self._line.note_taken(letter)
-        return rest.tobytes()
+        return rest
 
     def stop_reading(self) -> None:
         """What comes from now on is of no interest."""
@@ -203,19 +203,20 @@ def _whole(data: memoryview) -> bytes:
     return whole if type(whole) is bytes and len(whole) == len(data) else data.tobytes()
 
 
-def _pieces(data: memoryview) -> Iterator[deque[bytes]]:
+def _pieces(data: memoryview) -> Iterator[deque[bytes | memoryview]]:
     """``data`` in messages, several together. All but the last message have the length that says so."""
     size = len(data)
     if size < PIECE:
         yield deque((_whole(data),))
         return
+    fixed = type(data.obj) is bytes  # nobody can change it while it waits: large data need not be copied
     start = 0
     while start < size:
-        pieces: deque[bytes] = deque()
+        pieces: deque[bytes | memoryview] = deque()
         while start < size and len(pieces) < _TOGETHER:
             # A last piece of that length would say that more follows.
             end = size - 1 if size - start == PIECE else start + PIECE
-            pieces.append(data[start:end].tobytes())
+            pieces.append(data[start:end] if fixed else data[start:end].tobytes())
             start = end
         yield pieces
 

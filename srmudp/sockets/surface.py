@@ -19,6 +19,10 @@ class StreamSurface(socket.socket, ABC):
     def _whence(self) -> Any:
         """The peer's address."""
 
+    def _recv(self, bufsize: int, flags: int) -> bytes | memoryview:
+        """As ``recv``, but perhaps without a copy."""
+        raise NotImplementedError
+
     def bind(self, address: object, /) -> NoReturn:
         """Never: ``connect`` or the constructor binds. What it raises is what srudp raises there."""
         raise NotImplementedError("connect() or the constructor binds the port")
@@ -34,7 +38,7 @@ class StreamSurface(socket.socket, ABC):
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """As :meth:`recv`, into ``buffer``; how many bytes."""
         view = memoryview(buffer).cast("B")
-        data = self.recv(nbytes or len(view), flags)
+        data = self._recv(nbytes or len(view), flags)
         view[: len(data)] = data
         return len(data)
 

@@ -73,6 +73,12 @@ def test_what_can_be_sent(make: Maker, way: Way) -> None:
     for data in (b"bytes", memoryview(b"a view")[2:], memoryview(b"drawkcab")[::-1], memoryview(b"abcd").cast("H")):
         one.sendall(data)
     assert read(two, 30) == b"bytearraybytesviewbackwardabcd"[:30]
+    large = bytearray(b"l" * 3 * PIECE)
+    one.sendall(large)
+    large[:] = bytes(len(large))
+    with memoryview(b"m" * 3 * PIECE) as view:
+        one.sendall(view[1:])
+    assert read(two, 6 * PIECE - 1) == b"l" * 3 * PIECE + b"m" * (3 * PIECE - 1)
 
 
 def test_time_limits_of_recv(make: Maker, way: Way) -> None:
