@@ -258,7 +258,7 @@ class FileTransfers:
             if self._closed:
                 return
             theirs = [r for r in self._incoming.values() if r.peer_id == peer_id and not r.is_over]
-            same = next((r for r in theirs if r.offer.digest == digest), None)
+            same = next((r for r in theirs if r.digest == digest), None)
             waiting = [r for r in self._incoming.values() if r.state is TransferState.OFFERED]
             refusal = None
             if self._max_size is not None and offer.size > self._max_size:

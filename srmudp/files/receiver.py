@@ -44,6 +44,7 @@ class Receiving:
         self.peer = peer
         self.peer_id = peer_id
         self.offer = offer
+        self.digest = offer.digest  # of a large offer it takes long to compute
         self._folder = folder
         self._sock = sock
         self._changed = changed
