@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from srmudp.config import Config
 from srmudp.models import Address
 from srmudp.sockets.addresses import Target
+from srmudp.sockets.delivery import Delivery
 from srmudp.sockets.engine import Engine
+from srmudp.sockets.household import Letter
 from tests.shells import make, shell
 
 from .fakes import FakeEndpoint, FakeTransport
@@ -19,6 +22,14 @@ __all__ = ["make", "shell"]
 
 BOB = Address("192.0.2.1", 1)
 EVE = Address("192.0.2.2", 2)
+
+
+def reach(condition: Callable[[], object], within: float = 20.0) -> None:
+    """Return as soon as ``condition`` holds, which another thread is about to bring about."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
 
 
 class Rig:
@@ -42,6 +53,13 @@ class Rig:
 
     def under_lock(self, work: Callable[[], Any]) -> Any:
         return self.engine.driver.run(lambda now: work())
+
+
+def send(
+    rig: Rig, content: bytes = b"x", to: Any = "bob", timeout: float | None = 0, *, reliable: bool = True
+) -> Delivery:
+    """Send one message."""
+    return rig.engine.send(Letter(content, 0, reliable, None), to, timeout)
 
 
 @pytest.fixture

@@ -22,23 +22,9 @@ from srmudp.exceptions import LocalProtocolError, SocketClosed
 from srmudp.protocol.events import Failure
 from srmudp.sockets import lifetime
 from srmudp.sockets.addresses import Target
-from srmudp.sockets.delivery import Delivery
-from srmudp.sockets.household import Letter
+from srmudp.sockets.household import IDLE, Letter
 
-from .conftest import BOB, Rig
-
-
-def reach(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
-
-
-def send(
-    rig: Rig, content: bytes = b"x", to: Any = "bob", timeout: float | None = 0, *, reliable: bool = True
-) -> Delivery:
-    return rig.engine.send(Letter(content, 0, reliable, None), to, timeout)
+from .conftest import BOB, Rig, reach, send
 
 
 def test_who_waits_in_receive_is_not_kept_while_close_flushes(rig: Rig) -> None:
@@ -99,9 +85,16 @@ def test_the_goodbyes_are_sent(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_ctrl_c_ends_the_flushing_not_the_closing(rig: Rig) -> None:
     send(rig)
-    threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    def press() -> None:
+        reach(lambda: IDLE in rig.engine.driver.topics._waiting)  # it flushes
+        os.kill(os.getpid(), signal.SIGINT)
+
+    pressing = threading.Thread(target=press)
+    pressing.start()
     with pytest.raises(KeyboardInterrupt):
         rig.engine.close(30.0)
+    pressing.join()
     assert rig.transport.closed
     assert rig.engine._finished.is_set()
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from srmudp.sockets import driver as module
 from srmudp.sockets.driver import Driver, Reentered
 from srmudp.sockets.rates import RateLimit
 
+from .conftest import reach
 from .fakes import FakeEndpoint, FakeTransport, Transmit
 
 SOMEWHERE = Address("192.0.2.1", 1)
@@ -54,14 +55,6 @@ def idle() -> Iterator[Bench]:
 def bench(idle: Bench) -> Bench:
     idle.driver.start()
     return idle
-
-
-def reach(condition: Callable[[], object]) -> None:
-    """Return as soon as ``condition`` holds, which another thread is about to bring about."""
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
 
 
 def test_output_leaves_in_the_callers_thread_in_order(idle: Bench) -> None:

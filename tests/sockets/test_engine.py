@@ -8,7 +8,6 @@ import select
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,25 +21,10 @@ from srmudp.protocol.events import Failure, MessageSettled, ResolveWanted, RoomF
 from srmudp.sockets import engine as engine_module
 from srmudp.sockets.addresses import Target
 from srmudp.sockets.delivery import Delivery
-from srmudp.sockets.household import Letter
 from srmudp.sockets.known_peers import KnownPeers
 
-from .conftest import BOB, EVE, Rig
+from .conftest import BOB, EVE, Rig, reach, send
 from .fakes import arrived, contents, peer_id_of
-
-
-def reach(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
-
-
-def send(
-    rig: Rig, content: bytes = b"x", to: Any = "bob", timeout: float | None = 0, *, reliable: bool = True
-) -> Delivery:
-    return rig.engine.send(Letter(content, 0, reliable, None), to, timeout)
-
 
 # --- sending ---
 

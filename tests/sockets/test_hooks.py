@@ -17,15 +17,8 @@ from srmudp.protocol.events import MessageArrived
 from srmudp.sockets import hooks as module
 from srmudp.sockets.hooks import check_hook
 
-from .conftest import BOB, Rig
+from .conftest import BOB, Rig, reach
 from .fakes import arrived, contents, peer_id_of
-
-
-def reach(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
 
 
 def numbered(first: int, last: int, peer: str = "bob") -> list[MessageArrived]:

@@ -27,6 +27,7 @@ from srmudp.sockets.multi import MultiHolepunchSocket
 from srmudp.transports.impaired import impaired
 from tests.shells import both_shells
 
+from .conftest import reach
 from .forks import not_refused_in_child
 
 Make = Callable[..., MultiHolepunchSocket]
@@ -49,13 +50,6 @@ def pair(make: Make) -> tuple[MultiHolepunchSocket, MultiHolepunchSocket]:
     a, b = make(name="A"), make(name="B")
     join(a, b)
     return a, b
-
-
-def reach(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 @both_shells

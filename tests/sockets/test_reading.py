@@ -17,17 +17,10 @@ from srmudp.sockets.driver import Driver
 from srmudp.sockets.reading import GRACE, LEASE, STEP, Lease
 from srmudp.transports.base import Batch
 
-from .conftest import Rig
+from .conftest import Rig, reach
 from .fakes import FakeEndpoint, FakeTransport, Transmit, arrived
 
 SOMEWHERE = Address("192.0.2.1", 1)
-
-
-def reach(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
 
 
 def elsewhere(work: Callable[[], None]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import errno
-import gc
 import ipaddress
 import os
 import pickle
@@ -13,7 +12,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,17 +24,12 @@ from srmudp.sockets.flavours import Flavour, meetings, read_arguments
 from srmudp.transports.impaired import impaired
 from tests.sockets.pairs import DEADLINE, FAMILIES, HOSTS, Maker, free_port, make, port_of, read
 
+from .conftest import reach
+
 __all__ = ["make"]
 
 V4, V6 = FAMILIES
 STREAM, MESSAGE, UNDECIDED = Flavour.STREAM, Flavour.MESSAGE, Flavour.UNDECIDED
-
-
-def reach(condition: Callable[[], object], within: float = DEADLINE) -> None:
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 # --- the two constructors ---
@@ -405,9 +398,13 @@ def test_what_is_dropped_without_close_is_cleaned_up(make: Maker, form: str) -> 
     make.forget(one)
     holder = [one]
     del one
-    with pytest.warns(ResourceWarning, match="unclosed <SecureReliableSocket"):
+
+    def drop() -> None:
         holder.clear()
-    gc.collect()
+        reach(lambda: len(caught))  # a thread of its own may be about to let go of it
+
+    with pytest.warns(ResourceWarning, match="unclosed <SecureReliableSocket") as caught:
+        drop()
     reach(lambda: not two.established)
 
 

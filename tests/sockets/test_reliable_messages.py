@@ -7,7 +7,6 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,9 @@ import pytest
 from srmudp import Config, MessageTooBig, Packet, SecureReliableSocket
 from tests.sockets.pairs import DEADLINE, FAMILIES, HOSTS, Maker, make, port_of
 
+from .conftest import reach
+
 __all__ = ["make"]
-
-
-def reach(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
