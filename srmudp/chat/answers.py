@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from ..exceptions import LocalProtocolError, UnknownPeer
 from ..models import NatBehaviour, PeerStatus, PublicAddress
-from ..sockets.addresses import check_name, parse_target
-from . import book, transfers
+from ..nat.invites import is_invite
+from ..sockets.addresses import check_name
+from . import book, inviting, transfers
 from .book import Entry
 from .commands import COMMANDS, Call, split_name
 from .people import Person
@@ -80,10 +81,12 @@ def _row(chat: Conversation, person: Person, status: PeerStatus | None) -> tuple
 
 def _add(chat: Conversation, arguments: str) -> None:
     name, address = split_name(arguments, ())
+    if is_invite(arguments) or is_invite(address):
+        chat.inviting.add(arguments)
+        return
     try:
         check_name(name)
-        target = parse_target(name, address)
-        chat.connect({name: Entry((address.rpartition("@")[2],), target.peer_id)})
+        chat.connect({name: inviting.entry_of(name, address)})
     except ValueError as error:
         chat.mistake(f"nothing was added: {error}")
         return
@@ -199,11 +202,20 @@ def tell_public(chat: Conversation, found: PublicAddress) -> None:
     for address in (found.ipv4, found.ipv6):
         if address is not None:
             chat.good(f"from outside you are seen at {address}: others type /add {chat.nick} {address}")
+    tell_mapping(chat, found)
+
+
+def tell_mapping(chat: Conversation, found: PublicAddress) -> None:
+    """Warn if the router makes it hard."""
     if found.mapping in (NatBehaviour.ADDRESS_DEPENDENT, NatBehaviour.ADDRESS_AND_PORT_DEPENDENT):
         chat.warn(
             "your router gives every destination another port, so this one is of little use to others: "
             "it works with those who have an open port, if you /add them and they know your key"
         )
+
+
+def _invite(chat: Conversation, arguments: str) -> None:
+    chat.inviting.invite(arguments)
 
 
 def _nick(chat: Conversation, arguments: str) -> None:
@@ -344,6 +356,7 @@ _ANSWERS: Final[dict[str, Callable[[Conversation, str], None]]] = {
     "help": _help,
     "list": _list,
     "add": _add,
+    "invite": _invite,
     "remove": _remove,
     "msg": _msg,
     "say": _say,

@@ -10,7 +10,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .. import IdentityError
-from . import places
+from ..nat.invites import Invite, is_invite
+from ..sockets.addresses import check_name
+from ..sockets.discovery import parse_servers
+from . import inviting, places
+from .book import Entry
 from .conversation import Accept
 from .lines import Kind
 from .safe import shown
@@ -23,6 +27,7 @@ _EXAMPLES = """\
 examples:
   srmudp chat -p 8000 -n Alice            you are Alice, others find you at port 8000
   srmudp chat -p 8001 -n Bob              then type: /add Alice 192.168.1.20:8000
+  srmudp chat -n Alice --invite           behind a router: make a text that lets one in
   srmudp chat -n Bob -c my_peers.json     connect to everybody you saved with /save
   echo "Dinner!" | srmudp chat -n Bot -c family.json      from a script
 
@@ -45,6 +50,14 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("-p", "--port", type=int, default=0, help="your UDP port; 0, the default, takes any free one")
     parser.add_argument("-n", "--nick", help="what you are called; by default as the system calls you")
     parser.add_argument("-c", "--config", metavar="FILE", help='peers to connect to: {"Alice": "192.168.1.20:8000"}')
+    parser.add_argument(
+        "-a",
+        "--add",
+        action="append",
+        default=[],
+        metavar="NICK=ADDR",
+        help="connect to somebody, as /add does; an invite needs no NICK=. May be given several times",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="tell more, also what the library logs")
     parser.add_argument("--identity", metavar="FILE", help="your key; by default one for each nick, kept for you")
     parser.add_argument(
@@ -55,11 +68,37 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--downloads", metavar="FOLDER", help="where files you accept go; by default ~/Downloads")
     parser.add_argument("--plain", action="store_true", help="line by line, even on a terminal that can do more")
+    parser.add_argument(
+        "--invite",
+        nargs="?",
+        const="",
+        metavar="NICK",
+        help="begin with an invite, as /invite; see 'srmudp invite'",
+    )
+    add_discovery(parser)
     parser.set_defaults(run=run)
+
+
+def add_discovery(parser: argparse.ArgumentParser) -> None:
+    """Add who is asked for our public address."""
+    parser.add_argument(
+        "-s",
+        "--server",
+        action="append",
+        default=[],
+        metavar="HOST[:PORT]",
+        help="a STUN server to ask for an invite, instead of the public ones; may be given several times",
+    )
+    parser.add_argument("--no-discover", action="store_true", help="ask no server when an invite is made")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Chat. Returns the exit status."""
+    try:
+        added = dict(_entry(text) for text in arguments.add)
+        parse_servers(arguments.server or None)
+    except ValueError as error:
+        return _fail(str(error), 2)
     if not 0 <= arguments.port <= 65_535:
         return _fail(f"--port must be between 0 and 65535, not {arguments.port}", 2)
     accept = Accept(arguments.accept) if arguments.accept else Accept.ASK if sys.stdin.isatty() else Accept.KNOWN
@@ -72,6 +111,10 @@ def run(arguments: argparse.Namespace) -> int:
         "verbose": arguments.verbose,
         "rate": _READ_RATE if sys.stdout.isatty() else None,
         "guard": 1.0 if sys.stdin.isatty() else 0.0,
+        "add": added,
+        "invite": arguments.invite,
+        "servers": tuple(arguments.server),
+        "discover": not arguments.no_discover,
     }
     try:
         session = _open(arguments.nick, options)
@@ -87,6 +130,22 @@ def run(arguments: argparse.Namespace) -> int:
         return _chat(session, arguments.plain)
     finally:
         logger.removeHandler(handler)
+
+
+def _entry(text: str) -> tuple[str, Entry]:
+    """What ``--add`` is given.
+
+    Raises:
+        ValueError: it is neither an address nor an invite, or has no name.
+    """
+    name, equals, address = text.partition("=")
+    if not equals:
+        name, address = "", text
+        if not is_invite(text):
+            raise ValueError(f"--add: whom? NICK=ADDR, for instance Alice={shown(text, 60)}")
+        invite = Invite.parse(text)
+        name = invite.name or invite.peer_id.tag
+    return check_name(name, "nick"), inviting.entry_of(name, address)
 
 
 def _chat(session: Session, is_plain: bool) -> int:

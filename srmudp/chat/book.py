@@ -14,11 +14,13 @@ import stat
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import time
 from typing import Any, Final, NoReturn
 
 from ..exceptions import IdentityError
 from ..models import Peer, PeerId
+from ..nat.invites import Invite, is_invite
 from ..sockets.addresses import check_name, parse_target
 
 MAX_FILE: Final = 1024 * 1024
@@ -35,17 +37,14 @@ class Entry:
         peer_id: its key, if it is known; any other is refused then.
         verified: True if the two compared their code.
         blocked: True if it is never to be let in.
+        invite: by which it is added; a secret, which is never written.
     """
 
     addresses: tuple[str, ...] = ()
     peer_id: PeerId | None = None
     verified: bool = False
     blocked: bool = False
-
-    @property
-    def spec(self) -> Peer:
-        """As ``add_peers`` takes it."""
-        return Peer(list(self.addresses), self.peer_id)
+    invite: str = field(default="", repr=False, compare=False)
 
 
 def read(path: str) -> dict[str, Entry]:
@@ -142,8 +141,13 @@ def _entry(name: str, value: Any) -> Entry:
             peer_id = PeerId.parse(value["peer_id"])
         except IdentityError as error:
             raise ValueError(f"{name!a}: {error}") from None
+    given, invite = _without_invites(name, given)
+    if invite is not None:
+        if peer_id not in (None, invite.peer_id):
+            raise ValueError(f"{name!a}: the invite is of another PeerId than the one given")
+        peer_id = invite.peer_id
     if given:
-        target = parse_target(name, Peer(given, peer_id))  # refuses what is no address
+        target = parse_target(name, Peer(tuple(given), peer_id))  # refuses what is no address
         peer_id = target.peer_id
     flags = {flag: value.get(flag, False) for flag in ("verified", "blocked")}
     for flag, is_set in flags.items():
@@ -153,7 +157,26 @@ def _entry(name: str, value: Any) -> Entry:
             raise ValueError(f"{name!a}: {flag} needs a peer_id")
     if not given and peer_id is None:
         raise ValueError(f"{name!a}: neither an address nor a peer_id")
-    return Entry(tuple(address.rpartition("@")[2] for address in given), peer_id, **flags)
+    # An old invite still says who and where.
+    usable = invite is not None and invite.expires > time()
+    addresses = tuple(address.rpartition("@")[2] for address in given)
+    return Entry(addresses, peer_id, **flags, invite=invite.text() if invite is not None and usable else "")
+
+
+def _without_invites(name: str, given: list[str]) -> tuple[list[str], Invite | None]:
+    """Addresses alone, and the last invite among them."""
+    addresses: list[str] = []
+    invite = None
+    for address in given:
+        if is_invite(address):
+            try:
+                invite = Invite.parse(address)
+            except ValueError as error:
+                raise ValueError(f"{name!a}: {error}") from None
+            addresses += map(str, invite.addresses)
+        else:
+            addresses.append(address)
+    return addresses, invite
 
 
 def serialise(entries: Mapping[str, Entry]) -> bytes:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ..nat.invites import is_invite
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -36,7 +38,14 @@ COMMANDS: Final = {
     for command in (
         Command("help", "[command]", "show this, or how one command is used", ("command",)),
         Command("list", "", "who is there, and your own addresses"),
-        Command("add", "<nick> <addr>", "connect to somebody at host:port or [IPv6]:port", ("text", "text"), 2),
+        Command(
+            "add",
+            "<nick> <addr>",
+            "connect to host:port or [IPv6]:port, or by an invite",
+            ("text", "text"),
+            2,
+        ),
+        Command("invite", "[nick]", "make a text by which one person can come in", ("text",)),
         Command("remove", "<nick>", "end a connection, and forget the key of that nick", ("nick",), 1),
         Command("msg", "<nick> <message>", "say something to one alone", ("nick", "text"), 2),
         Command("say", "<message>", "say something to all, whatever it begins with", ("text",), 1),
@@ -108,7 +117,7 @@ def understand(line: str) -> Call | Say | Mistake | None:
         hint = f"did you mean /{near[0]}?" if near else "/help lists what there is."
         return Mistake(f"there is no /{word}: {hint} Nothing was sent.")
     rest = rest.strip()
-    if len(rest.split()) < command.least:
+    if len(rest.split()) < command.least and not (name == "add" and is_invite(rest)):
         return Mistake(f"usage: {command.line}")
     if rest and not command.usage:
         return Mistake(f"/{name} takes nothing behind it")

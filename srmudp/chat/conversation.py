@@ -20,6 +20,7 @@ from ..sockets.addresses import check_name
 from . import answers, letters, transfers
 from .book import Book, Entry
 from .commands import Call, Mistake, Say, near_names, understand
+from .inviting import Ask, Inviting, Purpose
 from .letters import Letter
 from .lines import Kind, Line
 from .people import Patience, People, Person
@@ -60,6 +61,7 @@ class Net(Protocol):
     @property
     def connections_status(self) -> Mapping[str, PeerStatus]: ...
     def add_peers(self, peers: Mapping[str, Any], /) -> None: ...
+    def invite(self, expires: float, name: str | None, /) -> str: ...
     def remove_peer(self, name: str, /) -> None: ...
     def send(self, data: bytes, recipient: Iterable[str], *, timeout: float | None = None) -> Sent: ...
     def trust(self, name: str, /) -> None: ...
@@ -78,6 +80,7 @@ class Conversation:
         accept: who may come in.
         addresses: our own, for others to type.
         discover: begins to ask a server, or the usual ones, for our public address; :meth:`seen_at` hears of it.
+        ask: the same for an invite, see :data:`.inviting.Ask`; :meth:`asked` hears of it.
         wall: seconds since the epoch, for the screen.
         clock: seconds that never jump.
         guard: seconds for which an answer to a question that came up by itself is not believed.
@@ -94,6 +97,7 @@ class Conversation:
         accept: Accept = Accept.ASK,
         addresses: Callable[[], list[str]] = list,
         discover: Callable[[str | None], None] = lambda server: None,
+        ask: Ask = lambda purpose: "",
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
         guard: float = 1.0,
@@ -110,6 +114,7 @@ class Conversation:
         self.clock = clock
         self.verbose = verbose
         self.people = People()
+        self.inviting = Inviting(self, ask)
         self.questions: list[Question] = []
         self.statuses: Mapping[str, PeerStatus] = {}
         self.odd: Counter[str] = Counter()
@@ -143,7 +148,8 @@ class Conversation:
                 if isinstance(meant, Mistake):
                     self.mistake(meant.text)
                 elif isinstance(meant, Say):
-                    self.say(meant.text)
+                    if not self.inviting.is_rest(text):
+                        self.say(meant.text)
                 elif isinstance(meant, Call):
                     answers.obey(self, meant)
             except SocketClosed:
@@ -171,7 +177,7 @@ class Conversation:
                 self._on_nick(person, letter.text)
             else:
                 kind = Kind.SAID if letter.kind is letters.Kind.ALL else Kind.WHISPERED
-                self._show(Line(kind, letter.text, person.label, message.timestamp))
+                self.show(Line(kind, letter.text, person.label, message.timestamp))
         return self._taken()
 
     def happened(self, event: PeerEvent) -> list[Line]:
@@ -225,6 +231,11 @@ class Conversation:
             answers.tell_public(self, found)
         return self._taken()
 
+    def asked(self, found: PublicAddress | Exception | None, purpose: Purpose) -> list[Line]:
+        """The same for an invite; None if nobody was asked."""
+        self.inviting.asked(found, purpose)
+        return self._taken()
+
     def tick(self) -> list[Line]:
         """Look at what nobody reports: to be called a few times a second."""
         self.statuses = self.net.connections_status
@@ -235,6 +246,7 @@ class Conversation:
                 if person.patience(self.clock()):
                     self.warn(f"{person.label} is not connected: {status.failure}")
         self._look_at_deliveries()
+        self.inviting.tick()
         if not self.bars:
             transfers.tell_quarters(self)
         return self._taken()
@@ -302,7 +314,7 @@ class Conversation:
         self._watched.append(receipt)
         if len(self._watched) > MAX_WATCHED:
             self._watched.popleft()
-        self._show(line)
+        self.show(line)
 
     def tell_nick(self, names: list[str]) -> None:
         """Tell peers what we are called."""
@@ -347,7 +359,7 @@ class Conversation:
     def ask(self, question: Question) -> None:
         """Put a question before the user."""
         self.questions.append(question)
-        self._show(Line(Kind.QUESTION, question.text))
+        self.show(Line(Kind.QUESTION, question.text))
 
     def answer(self, yes: bool, question: Question) -> None:
         """The user decided."""
@@ -378,9 +390,14 @@ class Conversation:
         status = self.net.connections_status.get(event.peer)
         if status is None or status.name != event.peer:
             return
+        if event.peer_id in self.book.blocked:  # by an invite that another one gave away
+            self.net.remove_peer(event.peer)
+            return
         person = self.people.add(event.peer, ours=False)
         was_here, person.since, person.told, person.gone_at = person.is_here, self.wall(), None, None
         person.peer_id = event.peer_id or status.peer_id
+        if status.trust is Trust.PINNED and not person.ours and self.book_name(person) is None:
+            person.is_guest = True
         self._remember(person, status)
         self.relabel()
         self.tell_nick([person.name])
@@ -388,7 +405,7 @@ class Conversation:
             where = f" at {status.address}" if status.address is not None else ""
             tag = f", key {person.peer_id.tag}" if person.peer_id is not None else ""
             back = "is back" if event.kind is EventKind.RECONNECTED else "is here"
-            self._show(Line(Kind.GOOD, f"{person.label} {back}{where} ({self.trust_of(person, status)}{tag})"))
+            self.show(Line(Kind.GOOD, f"{person.label} {back}{where} ({self.trust_of(person, status)}{tag})"))
 
     def _on_lost(self, event: PeerEvent) -> None:
         person = self.people.get(event.peer)
@@ -510,7 +527,7 @@ class Conversation:
         if status is None or status.peer_id is None:
             return "no key yet"
         return {
-            Trust.PINNED: "same key as before",
+            Trust.PINNED: "by an invite" if person.is_guest else "same key as before",
             Trust.FIRST_USE: "first use",
             Trust.MATCHED_BY_IP: "matched by address only",
             Trust.ADMITTED: "let in",
@@ -568,8 +585,10 @@ class Conversation:
             ValueError: why not.
         """
         specs: dict[str, Peer] = {}
+        known_keys: dict[str, PeerId | None] = {}
         for name, entry in entries.items():
             known = self.book.get(name)
+            known_keys[name] = None if known is None else known.peer_id
             peer_id = entry.peer_id
             if known is not None and known.peer_id is not None:
                 if known.blocked:
@@ -577,20 +596,22 @@ class Conversation:
                 if peer_id not in (None, known.peer_id):
                     raise ValueError(f"{name} had another key before: if the new one is right, /remove {name} first")
                 peer_id = known.peer_id
-            specs[name] = Peer(list(entry.addresses), peer_id)
+            specs[name] = Peer([*entry.addresses, *filter(None, [entry.invite])], peer_id)
         self.net.add_peers(specs)
         for name, entry in entries.items():
             person = self.people.add(name, ours=True)
             person.told = None
             person.given = entry.addresses
+            person.is_guest = person.is_guest or (bool(entry.invite) and known_keys.get(name) is None)
             person.added = self.clock()
             if entry.verified and entry.peer_id is not None:
-                self.keep(name, entry)
+                self.keep(name, replace(entry, invite=""))
         self.relabel()
 
     # --- lines ---
 
-    def _show(self, line: Line) -> None:
+    def show(self, line: Line) -> None:
+        """Add a line to what is shown."""
         line.when = line.when or self.wall()
         self._lines.append(line)
 
@@ -600,27 +621,27 @@ class Conversation:
 
     def note(self, text: str) -> None:
         """Say something that is good to know."""
-        self._show(Line(Kind.NOTE, text))
+        self.show(Line(Kind.NOTE, text))
 
     def warn(self, text: str) -> None:
         """Say something that should be known."""
-        self._show(Line(Kind.WARNING, text))
+        self.show(Line(Kind.WARNING, text))
 
     def good(self, text: str) -> None:
         """Say something that was hoped for."""
-        self._show(Line(Kind.GOOD, text))
+        self.show(Line(Kind.GOOD, text))
 
     def question(self, text: str) -> None:
         """Say what a command should answer."""
-        self._show(Line(Kind.QUESTION, text))
+        self.show(Line(Kind.QUESTION, text))
 
     def mistake(self, text: str) -> None:
         """Say what was wrong with what was typed."""
-        self._show(Line(Kind.MISTAKE, text))
+        self.show(Line(Kind.MISTAKE, text))
 
     def reply(self, text: str = "") -> None:
         """A line that a command prints."""
-        self._show(Line(Kind.ANSWER, text))
+        self.show(Line(Kind.ANSWER, text))
 
 
 def _beginning(text: str) -> str:

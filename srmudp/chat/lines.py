@@ -28,6 +28,7 @@ class Style(StrEnum):
     BAD = "bad"
     QUESTION = "question"
     CODE = "code"
+    QR = "qr"
 
 
 class Kind(StrEnum):
@@ -46,6 +47,10 @@ class Kind(StrEnum):
     QUESTION = "question"
     ANSWER = "answer"
     """What a command printed: no time before it."""
+    COPY = "copy"
+    """The same, to be copied: not broken where that can be helped."""
+    QR = "qr"
+    """A row of a QR code."""
 
 
 class Marked(Protocol):
@@ -90,6 +95,10 @@ class Line:
             return [clock, (Style.ME, "you"), (Style.PLAIN, f": {text}")]
         if kind is Kind.MY_WHISPER:
             return [clock, (Style.ME, "you"), (Style.PRIVATE, f" to {who} alone"), (Style.PLAIN, f": {text}")]
+        if kind is Kind.COPY:
+            return [(Style.CODE, text)]
+        if kind is Kind.QR:
+            return [(Style.QR, text)]
         if kind is Kind.ANSWER:
             return [(Style.PLAIN, f"  {text}")]
         style, mark = _MARKS[kind]

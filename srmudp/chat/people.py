@@ -39,6 +39,7 @@ class Person:
         nick: what it calls itself, if it said so.
         since: wall clock when it came; None while it is away.
         given: addresses the user gave, and ``added`` when that was.
+        is_guest: one of us invited the other today.
         told: what was said about its not being reached, so as to say it once.
         odd: messages of it that were none of a chat, by reason.
     """
@@ -49,6 +50,7 @@ class Person:
     peer_id: PeerId | None = None
     since: float | None = None
     gone_at: float | None = None
+    is_guest: bool = False
     told: str | None = None
     label: str = ""
     given: tuple[str, ...] = ()

@@ -26,6 +26,7 @@ _COLOURS: Final = {
     Style.BAD: "31",
     Style.QUESTION: "33;1",
     Style.CODE: "1",
+    Style.QR: "97;40",
 }
 _LOOK: Final = 0.1
 _AT_ONCE: Final = 500
@@ -47,7 +48,8 @@ class PlainScreen:
             if not self.is_terminal:
                 self._stream.write("".join(text for _, text in line.pieces()) + "\n")
                 continue
-            columns = shutil.get_terminal_size().columns - 1
+            # What is to be copied is broken by the terminal, which knows that it is one line.
+            columns = shutil.get_terminal_size().columns - 1 if line.kind is not Kind.COPY else len(line.text) + 1
             for row in wrapped(line.pieces(), columns):
                 self._stream.write("".join(self._styled(style, text) for style, text in row).rstrip(" ") + "\n")
         self._stream.flush()
@@ -103,6 +105,8 @@ def run(session: Session) -> int:
     """Chat until the end of the input, ``/quit`` or Ctrl-C. The exit status: 1 if something was not delivered."""
     screen, keyboard = PlainScreen(), Keyboard(lambda: session.put(list))
     chat = session.chat
+    if screen.is_terminal:
+        chat.inviting.room = lambda: (shutil.get_terminal_size().columns, 1000)
     looked = 0.0
 
     def show(lines: list[Line]) -> None:

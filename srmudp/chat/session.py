@@ -8,8 +8,8 @@ import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
@@ -24,11 +24,13 @@ from .. import (
     PublicAddress,
     SrmudpError,
 )
+from ..config import STUN_SERVERS
 from ..files import FileTransfers, Transfer
 from ..sockets.addresses import check_name
 from . import answers, book, places
 from .book import Book
 from .conversation import Accept, Conversation
+from .inviting import Purpose
 from .lines import Kind, Line
 
 _MIB: Final = 1024 * 1024
@@ -59,6 +61,10 @@ class Options:
         downloads: folder that files are received into.
         rate: messages a second that are read of one peer, on average; None means as many as come.
         guard: see :class:`Conversation`.
+        add: peers to be added by address or invite.
+        invite: begin with an invite, for this nick; empty for anybody, None for none.
+        servers: STUN servers that are asked where our address is wanted; empty for public ones.
+        discover: False asks none.
     """
 
     nick: str
@@ -70,6 +76,10 @@ class Options:
     downloads: str | None = None
     rate: float | None = None
     guard: float = 1.0
+    add: Mapping[str, book.Entry] = field(default_factory=dict, repr=False)
+    invite: str | None = None
+    servers: tuple[str, ...] = ()
+    discover: bool = True
 
 
 class Intake:
@@ -183,6 +193,7 @@ class Session:
             accept=options.accept,
             addresses=lambda: places.own_addresses(self.sock.port),
             discover=self._discover,
+            ask=self._ask,
             guard=options.guard,
             verbose=options.verbose,
         )
@@ -192,10 +203,20 @@ class Session:
         self.put(self.chat.greeting)
         if options.config is not None:
             self.put(lambda: self._load(entries, str(options.config)))
+        if options.add:
+            self.put(self._add)
+        if options.invite is not None:
+            self.put(lambda: self.chat.typed(f"/invite {options.invite}"))
 
     def _load(self, entries: dict[str, book.Entry], path: str) -> list[Line]:
         answers.load(self.chat, entries, path)
         return self.chat.tick()
+
+    def _add(self) -> list[Line]:
+        lines: list[Line] = []
+        for name, entry in self.options.add.items():
+            lines += self.chat.typed(f'/add "{name}" {entry.invite or entry.addresses[0]}')
+        return lines
 
     # --- from any thread ---
 
@@ -221,15 +242,26 @@ class Session:
         self.put(lambda: self.chat.transferred(transfer))
 
     def _discover(self, server: str | None) -> None:
-        def ask() -> None:
+        self._look(self.chat.seen_at, [server] if server else list(self.options.servers) or None)
+
+    def _ask(self, purpose: Purpose) -> str:
+        servers = list(self.options.servers)
+        if not self.options.discover:
+            self.put(lambda: self.chat.asked(None, purpose))
+            return ""
+        self._look(lambda found: self.chat.asked(found, purpose), servers or None)
+        return ", ".join(servers or STUN_SERVERS)
+
+    def _look(self, then: Callable[[PublicAddress | Exception], list[Line]], servers: list[str] | None) -> None:
+        def look() -> None:
             found: PublicAddress | Exception
             try:
-                found = self.sock.discover(server)
+                found = self.sock.discover(servers)
             except (SrmudpError, OSError, ValueError) as error:
                 found = error
-            self.put(lambda: self.chat.seen_at(found))
+            self.put(lambda: then(found))
 
-        threading.Thread(target=ask, name="srmudp-chat-discovery", daemon=True).start()
+        threading.Thread(target=look, name="srmudp-chat-discovery", daemon=True).start()
 
     def _put_message(self, message: Message) -> None:
         def work() -> list[Line]:

@@ -62,6 +62,7 @@ _COLOURS: Final = {
     Style.BAD: "ansired",
     Style.QUESTION: "ansiyellow bold",
     Style.CODE: "bold",
+    Style.QR: "bg:ansiblack ansiwhite",
     "status": "reverse",
     "asking": "ansiyellow bold",
     "prompt": "ansicyan bold",
@@ -163,6 +164,7 @@ class Terminal:
     def __init__(self, session: Session) -> None:
         self.session = session
         session.chat.bars = True
+        session.chat.inviting.room = lambda: (self.history._width, self.history._height)
         self.history = History()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pumping = False

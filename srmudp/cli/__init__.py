@@ -20,10 +20,10 @@ from typing import NoReturn
 
 from .. import SrmudpError, __version__
 from ..chat import arguments as chat
-from . import bench, completion, demo, doctor, key, pipe, transfer
+from . import bench, completion, demo, doctor, invite, key, pipe, transfer
 from .text import clean, soften
 
-_COMMANDS = (demo, chat, transfer, pipe, bench, doctor, key, completion)
+_COMMANDS = (demo, chat, invite, transfer, pipe, bench, doctor, key, completion)
 
 _DESCRIPTION = """\
 Encrypted, reliable sockets that connect people behind home routers directly
@@ -34,6 +34,7 @@ _EXAMPLES = """\
 examples:
   srmudp demo                    three peers meet, talk and survive a crash
   srmudp chat -p 8000 -n Alice   talk with friends
+  srmudp invite                  let a friend in by a text or QR code
   srmudp recv                    receive files; prints what the other one types
   srmudp send photos/ ADDRESS    send files and folders to who does that
   tar c . | srmudp pipe ADDRESS  to somebody's 'srmudp pipe --listen | tar x'

@@ -71,7 +71,8 @@ class Face:
         Args:
             expires: seconds for which it is good, at most 30 days.
             name: what the other one is called here; None for what it calls itself, with a key tag if that name is
-                taken.
+                taken. For a peer that is pinned already the text has no secret, as none is needed: that is the answer
+                to an invite of its own.
 
         Raises:
             ValueError: an argument is out of range, or 64 invites are open.

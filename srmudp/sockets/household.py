@@ -276,6 +276,8 @@ class Household(Generic[D]):
     def invite(self, now: float, name: str, expires: float, own_name: str, here: Sequence[Address]) -> str:
         """An invite, with whose token one may come in and be pinned as ``name``, or as it calls itself.
 
+        Without a token if ``name`` is pinned already: who it is may come in.
+
         Args:
             here: our addresses on this machine.
 
@@ -284,7 +286,8 @@ class Household(Generic[D]):
         """
         self.check_open()
         endpoint = self.endpoint
-        token = endpoint.invites.open(name, now + expires, now)
+        known = endpoint.statuses(now).get(name) if name else None
+        token = b"" if known is not None and known.pinned else endpoint.invites.open(name, now + expires, now)
         seen, nat = endpoint.stun.seen(now), endpoint.stun.traits(now)
         return text_of(endpoint.peer_id, own_name, token, expires, here, seen, nat)
 

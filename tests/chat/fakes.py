@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from srmudp import Address, EventKind, Message, PeerEvent, PeerId, PeerState, PeerStatus, Trust
+from srmudp import Address, EventKind, Invite, Message, PeerEvent, PeerId, PeerState, PeerStatus, Trust
 from srmudp.chat import letters
 from srmudp.chat.book import Book
 from srmudp.chat.conversation import Accept, Conversation
@@ -58,7 +58,16 @@ class FakeNet:
             raise self.refusal
         self.calls.append(("add", dict(peers)))
         for name, peer in peers.items():
-            self.connections_status[name] = PeerStatus(name, PeerState.CONNECTING, peer_id=peer.peer_id)
+            trust = Trust.NONE if peer.peer_id is None else Trust.PINNED
+            self.connections_status[name] = PeerStatus(name, PeerState.CONNECTING, peer_id=peer.peer_id, trust=trust)
+
+    def invite(self, expires: float, name: str | None, /) -> str:
+        if self.refusal is not None:
+            raise self.refusal
+        self.calls.append(("invite", expires, name))
+        status = self.connections_status.get(name or "")
+        token = b"" if status is not None and status.pinned else b"T" * 16
+        return Invite(self.peer_id, (Address("192.0.2.8", 8000),), 4_000_000_000, "Alice", None, token).text()
 
     def remove_peer(self, name: str, /) -> None:
         self.calls.append(("remove", name))

@@ -19,7 +19,9 @@ def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, out.splitlines())) <= 79
 
 
-@pytest.mark.parametrize("command", ["demo", "chat", "send", "recv", "pipe", "bench", "doctor", "key", "completion"])
+@pytest.mark.parametrize(
+    "command", ["demo", "chat", "invite", "send", "recv", "pipe", "bench", "doctor", "key", "completion"]
+)
 def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     out = capsys.readouterr().out
@@ -27,7 +29,7 @@ def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixtur
     assert "examples:" in out
 
 
-@pytest.mark.parametrize("command", ["demo", "send", "recv", "pipe", "bench", "doctor", "completion"])
+@pytest.mark.parametrize("command", ["demo", "invite", "send", "recv", "pipe", "bench", "doctor", "completion"])
 def test_help_fits_a_terminal(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,20 @@ def test_what_an_invite_cannot_be(make: Make) -> None:
         alice.invite()
 
 
+@both_shells
+def test_the_answer_to_an_invite_holds_no_secret(make: Make) -> None:
+    """Where both have to knock, each adds the other's text, in any order; nobody gets a second name by it."""
+    alice, bob = make(host=HERE, name="Alice"), make(host=HERE, name="Bob")
+    bob.add_peer("alice", alice.invite())
+    answer = bob.invite(name="alice")
+    assert Invite.parse(answer).token == b""
+    alice.add_peer("bob", answer)
+    assert bob.wait_connected("alice", timeout=10)
+    assert alice.wait_connected("bob", timeout=10)
+    assert Invite.parse(bob.invite(name="carol")).token
+    assert set(bob.connections_status) == {"alice"}
+
+
 def test_an_expired_invite_says_since_when(monkeypatch: pytest.MonkeyPatch) -> None:
     invite = Invite(identity("a").peer_id, (Address("192.0.2.1", 1),), 1_000_000, "", None, bytes(16))
     for late, words in ((0, "1 second"), (59, "59 seconds"), (3600, "1 hour"), (180_000, "2 days")):
