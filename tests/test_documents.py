@@ -218,6 +218,16 @@ def test_the_chat_for_two(tmp_path: Path) -> None:
             assert program.finish() == ""
 
 
+def test_the_invites_of_two_people() -> None:
+    (block,) = (block for block in BLOCKS[README] if block.program is None and "invite(" in block.code)
+    with MultiHolepunchSocket(name="Alice") as alice, MultiHolepunchSocket(name="Bob") as bob:
+        exec(compile(block.code, str(README), "exec"), {"alice": alice, "bob": bob})
+        assert alice.wait_connected("bob", timeout=10)
+        assert bob.wait_connected("alice", timeout=10)
+        assert alice.connections_status["bob"].pinned
+        assert bob.connections_status["alice"].pinned
+
+
 def test_what_to_ask_when_it_does_not_connect(tmp_path: Path) -> None:
     (block,) = (block for block in BLOCKS[README] if block.program is None and "wait_connected" in block.code)
     path = tmp_path / "trouble.py"
@@ -307,7 +317,7 @@ def test_every_block_is_run_by_one_of_the_tests_above() -> None:
     known |= {"stream_one", "stream_two", "stream_asyncio"}
     assert set(PROGRAMS) == known
     free_standing = [block for block in BLOCKS[README] if block.program is None]
-    assert len(free_standing) == 2  # the first program, and what to ask when it does not connect
+    assert len(free_standing) == 3  # the first program, invites, and what to ask when it does not connect
     for document in DOCUMENTS:
         text = document.read_text("utf-8")
         assert text.count("```python") == len(BLOCKS[document])
