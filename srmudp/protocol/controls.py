@@ -59,10 +59,13 @@ class Controls:
 
     def add(self, frame: Frame) -> None:
         """Have a frame sent with the next record, which leaves at once."""
+        if isinstance(frame, _NEWEST_COUNTS):
+            older = self.newest.get(type(frame))
+            if older is not None and older in self.frames:
+                self.frames.remove(older)
+            self.newest[type(frame)] = frame
         self.frames.append(frame)
         self.urgent = True
-        if isinstance(frame, _NEWEST_COUNTS):
-            self.newest[type(frame)] = frame
 
     def soon(self, now: float) -> None:
         """There is news."""

@@ -57,6 +57,8 @@ MAX_STARTS = 8
 """SessionStarts read from one record, likewise: of 64 channels each, as many as fit would cost a tenth of a second."""
 MAX_CANDIDATES = 16
 """Addresses in a Candidates."""
+MAX_LISTS = 4
+"""Candidates read from one record, likewise: an honest one has one."""
 CANDIDATE_KINDS = (
     CandidateKind.HOST,
     CandidateKind.PEER_REFLEXIVE,
@@ -650,12 +652,12 @@ def parse_frames(plaintext: bytes) -> list[Frame]:
     """The frames of an opened record, in order.
 
     Raises:
-        DecodeError: an unknown type, a field out of range, or more than ``MAX_FRAMES``, ``MAX_ACKS`` or
-            ``MAX_STARTS``. The record is then worth nothing as a whole: an honest peer never writes one.
+        DecodeError: an unknown type, a field out of range, or more than ``MAX_FRAMES``, ``MAX_ACKS``, ``MAX_STARTS``
+            or ``MAX_LISTS``. The record is then worth nothing as a whole: an honest peer never writes one.
     """
     frames: list[Frame] = []
     size = len(plaintext)
-    at = acks = starts = 0
+    at = acks = starts = lists = 0
     try:
         for _ in range(MAX_FRAMES):
             if at >= size:
@@ -707,6 +709,10 @@ def parse_frames(plaintext: bytes) -> list[Frame]:
                     starts += 1
                     if starts > MAX_STARTS:
                         raise DecodeError(f"more than {MAX_STARTS} SESSION_STARTs")
+                elif kind == CANDIDATES:
+                    lists += 1
+                    if lists > MAX_LISTS:
+                        raise DecodeError(f"more than {MAX_LISTS} lists of candidates")
                 reader = Reader(plaintext, at + 1)
                 frames.append(parse(reader))
                 at = reader.offset

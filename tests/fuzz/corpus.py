@@ -210,6 +210,7 @@ def _frames(put: Put) -> None:
     put("record", "unknown", b"\x3f" + bytes(20))
     put("record", "cut", b"\x04\x00\x80\x00")
     put("record", "nine-acks", serialise(Ack(0, ((0, 0),))) * 9)
+    put("record", "five-lists", serialise(frames.Candidates(0, ())) * 5)
     for count in (1, 2, 4, 8):
         put("reader", f"varint-{count}", b"\x04" + encode_varint((1 << (8 * count - 2)) - 1))
     put("reader", "address", b"\x05\x04\x7f\x00\x00\x01\xff\xff")

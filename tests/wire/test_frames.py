@@ -129,6 +129,9 @@ def test_candidates_are_few_and_of_known_kinds() -> None:
         parse_frames(bytes.fromhex("12 01 11") + bytes.fromhex("00 04 c0000201 1f40") * 17)
     with pytest.raises(DecodeError, match="kind"):
         parse_frames(bytes.fromhex("12 01 01 05 04 c0000201 1f40"))
+    assert len(parse_frames(serialise(Candidates(1, (one,))) * 4)) == 4
+    with pytest.raises(DecodeError, match="lists"):
+        parse_frames(serialise(Candidates(1, ())) * 5)
 
 
 def test_several_frames_keep_their_order() -> None:
