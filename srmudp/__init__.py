@@ -28,6 +28,8 @@ from .exceptions import (
 )
 from .models import (
     Address,
+    Candidate,
+    CandidateKind,
     EventKind,
     Message,
     NatBehaviour,
@@ -69,6 +71,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Address",
     "AuthenticationError",
+    "Candidate",
+    "CandidateKind",
     "Config",
     "DecodeError",
     "Delivery",

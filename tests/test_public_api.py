@@ -19,6 +19,8 @@ from srmudp import Delivery, MultiHolepunchSocket
 EXPORTED = [
     "Address",
     "AuthenticationError",
+    "Candidate",
+    "CandidateKind",
     "Config",
     "DecodeError",
     "Delivery",
@@ -81,7 +83,7 @@ SIGNATURES = {
     "fileno": "()",
     "close": "(timeout=None)",
 }
-PROPERTIES = {"addresses", "connections_status", "drops", "is_closed", "name", "peer_id", "port"}
+PROPERTIES = {"addresses", "candidates", "connections_status", "drops", "is_closed", "name", "peer_id", "port"}
 
 MUST_SAY = {
     "add_peers": ("ValueError", "SocketClosed", "background"),

@@ -14,6 +14,9 @@ UNANSWERED: Final = 4.0
 """Seconds SHARED_KEY is repeated: who answered the punch and then falls silent may have been restarted meanwhile."""
 SHARED_KEY_INTERVAL: Final = 0.25
 """Seconds between repetitions of SHARED_KEY at first; doubles up to a second."""
+PUNCHED_AT_ONCE: Final = 4
+"""Addresses of one peer that are punched in one moment; the next of them PUNCH_SPACING seconds later."""
+PUNCH_SPACING: Final = 0.02
 MAX_JOBS: Final = 16
 """Answers to one attempt that are checked at a time; an honest one comes with every punch."""
 
@@ -30,6 +33,8 @@ class Attempt:
     """By target: the cookies it demanded, with what is punched there besides ``opening`` once a job has made it."""
     next_send: float = 0.0
     sends: int = 0
+    done: int = 0
+    """Targets that have had their punch this time."""
     jobs: set[bytes] = field(default_factory=set)
     refused: dict[Address, bytes] = field(default_factory=dict)
     """By target: the last answer to be proven by a key that we did not want, by its hash."""

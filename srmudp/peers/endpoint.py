@@ -21,7 +21,6 @@ from ..crypto.backend import Backend
 from ..crypto.keys import Identity, static_key_of
 from ..exceptions import DecodeError, MessageTooBig
 from ..models import Address, EventKind, NatTraits, PeerId, PeerState, PeerStatus, Trust, Wire
-from ..nat.stun import is_sound
 from ..protocol.credit import ReceiveBudget
 from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, RoomFreed, ServerAnswered
 from ..protocol.handshake import Agreed, Self
@@ -46,12 +45,14 @@ from .attempts import Attempt
 from .handshakes import Handshakes
 from .host import Receipt, Transmit
 from .intake import Intake
-from .jobs import Job
+from .jobs import Job, TokenBucket
 from .old_peer import OldPeer
 from .old_peers import add_old_peer, find_old_peer
 from .peer import Peer
 from .registry import Registry
-from .stun import Discovery, Sightings, Stun
+from .stun import Discovery, Stun
+from .ways import ALL_UNPROVEN_BURST, ALL_UNPROVEN_RATE
+from .whereabouts import Whereabouts
 
 __all__ = ["AcceptPolicy", "Discovery", "Endpoint", "Job", "Transmit"]
 
@@ -114,9 +115,13 @@ class Endpoint:
         self._events: deque[Event] = deque()
         self._handshakes = Handshakes(self, us, backend, self._registry, self._admission, rate)
         self.stun = Stun(
-            *(random, self.drops, self._send_clear, self._on_server_answered, self._sightings), serve=serve_stun
+            *(random, self.drops, self._send_clear, self._on_server_answered, self._registry.sightings),
+            serve=serve_stun,
         )
         """Asks servers for our address, and answers as one; for the owner to call."""
+        self.unproven = TokenBucket(ALL_UNPROVEN_RATE, ALL_UNPROVEN_BURST)
+        self.whereabouts = Whereabouts(self._registry, self.stun.seen, self.touch)
+        """Our own candidates; for the owner to ask, and to tell of its interfaces."""
         self._ready: deque[Peer] = deque()
         self._timers: list[tuple[float, int, Peer]] = []
         self._unscheduled: dict[int, Peer] = {}  # peers whose deadline may have come nearer
@@ -218,6 +223,7 @@ class Endpoint:
         self._admission.expire(now)
         self._handshakes.ask()
         self.stun.on_timer(now)
+        self.whereabouts.on_timer(now)
         self.budget.on_timer(now)
         self._schedule()
         timers = self._timers
@@ -332,6 +338,7 @@ class Endpoint:
             peer.trust = Trust.PINNED if pinned else (peer.trust if peer.trust is not Trust.NONE else Trust.FIRST_USE)
         registry.set_addresses(peer, (*peer.addresses, *addresses))
         peer.nat = nat or peer.nat
+        peer.look_again(now)
         if token and not peer.connected:
             peer.token = token
         if peer.state is PeerState.PASSIVE or (token and peer.state is PeerState.REFUSED):
@@ -351,6 +358,7 @@ class Endpoint:
             if addresses and not peer.opening.targets():
                 peer.failure = None  # no look-up of its names fails any more
             self._registry.set_addresses(peer, (*kept, *addresses))
+            peer.look_again(now)
             if not peer.connected:
                 peer.opening.hasten(now)
             self.touch(peer)
@@ -436,6 +444,7 @@ class Endpoint:
             peer.instance = None
             peer.past_instances.clear()
             peer.connection.forget_peer(self.random(8))
+            peer.ways.forget()
             peer.trust = Trust.NONE
         self.touch(peer)
 
@@ -640,6 +649,8 @@ class Endpoint:
             first = other
         if (other := self.stun.next_timer()) is not None and (first is None or other < first):
             first = other
+        if (other := self.whereabouts.next_timer()) is not None and (first is None or other < first):
+            first = other
         self._due = first
         return first
 
@@ -663,15 +674,8 @@ class Endpoint:
         self._handshakes.answers.append(Transmit(datagram, len(datagram), destination))
 
     def _on_server_answered(self, discovery: Discovery) -> None:
+        self.whereabouts.stir(self._now)
         self._events.append(ServerAnswered())
-
-    def _sightings(self) -> Sightings:
-        found = []
-        for peer in self._registry:
-            where, seen = peer.address, peer.observed
-            if peer.connected and where is not None and seen is not None and is_sound(seen, where):
-                found.append((peer.name, where, seen))
-        return found
 
     def nat_traits(self, now: float) -> NatTraits:
         """What is known of our own NAT over IPv4."""

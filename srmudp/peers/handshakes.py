@@ -271,6 +271,7 @@ class Handshakes:
         peer.instance = None
         peer.past_instances.clear()
         peer.connection.forget_peer(self._host.random(8))
+        peer.ways.forget()
         peer.generation = 0
         peer.trust = Trust.FIRST_USE
         peer.emit(

@@ -13,7 +13,9 @@ from ..protocol.credit import ReceiveBudget
 from ..protocol.events import Event
 from ..protocol.handshake import Agreed
 from ..protocol.session import Session
+from ..wire.frames import Candidates
 from .attempts import Attempt
+from .jobs import TokenBucket
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -44,6 +46,22 @@ class Receipt(NamedTuple, Generic[P]):
     size: int
 
 
+class Surroundings(Protocol):
+    """What a peer asks of :class:`~srmudp.peers.whereabouts.Whereabouts`."""
+
+    @property
+    def hosts(self) -> tuple[Address, ...]:
+        """Our addresses on our interfaces."""
+        ...
+
+    def greeting(self) -> Candidates | None:
+        """What a peer is told when its session begins."""
+        ...
+
+    def stir(self, now: float) -> None:
+        """There may be something new about us."""
+
+
 class Host(Protocol[AnyPeer]):
     """What a peer asks of the endpoint it lives in."""
 
@@ -56,6 +74,13 @@ class Host(Protocol[AnyPeer]):
     drops: Counter[str]
     budget: ReceiveBudget
     peer_id: PeerId
+    unproven: TokenBucket
+    """Challenges to addresses of which nothing is known but what peers say."""
+
+    @property
+    def whereabouts(self) -> Surroundings:
+        """What is known of our own addresses."""
+        ...
 
     def emit(self, event: Event) -> None:
         """Queue an event."""

@@ -19,7 +19,7 @@ from ..models import Address, EventKind, PeerState, PeerStats, PeerStatus, Trust
 from ..nat.holepunch import FIRST_PHASE
 from ..protocol.events import MessageArrived, MessageSettled, ResolveWanted, RoomFreed
 from ..protocol.srudp import OldConnection, Signal, SignalKind
-from ..wire.frames import CloseCode
+from ..wire.frames import Candidates, CloseCode
 from ..wire.srudp import Dialect, parse_probe, parse_stage
 from .host import Host, Receipt, Transmit
 from .peer import Peer
@@ -177,6 +177,13 @@ class OldPeer(Peer):
         """The application has a message."""
         if receipt.restarts == self.connection.restarts:
             self.connection.application_took(receipt.channel, receipt.size)
+
+    def tell(self, candidates: Candidates) -> bool:
+        """Never: the old wire has no word for it."""
+        return False
+
+    def look_again(self, now: float) -> None:
+        """An old peer has one way."""
 
     def hand_out_arrived(self) -> None:
         """Nothing is kept back of what an old peer sends."""

@@ -10,21 +10,25 @@ Half open is a session under which no record opened yet. The peer confirms it wi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..models import Address, PeerState
+from ..nat.candidates import nearness
 from ..nat.holepunch import FIRST_PHASE
 from ..protocol.events import ResolveWanted
 from ..protocol.handshake import Agreed, Opening, outranks
 from ..protocol.session import Session
 from ..wire.frames import Established
-from .attempts import ATTEMPT_LIFETIME, UNANSWERED, Attempt
+from .attempts import ATTEMPT_LIFETIME, PUNCH_SPACING, PUNCHED_AT_ONCE, UNANSWERED, Attempt
 from .host import Host
 from .paths import UNPROVEN_SENDS
 from .punching import Puncher
 
 if TYPE_CHECKING:
     from .peer import Peer
+
+MAX_STANDBYS: Final = 4
+"""Addresses punched besides, because the peer answered from there while it was connected."""
 
 
 class SessionOpening:
@@ -58,11 +62,11 @@ class SessionOpening:
         return self.puncher.interval((), now)
 
     def targets(self) -> list[Address]:
-        """Where to punch: what was configured, and where the peer was last."""
+        """Where to punch: what was configured, where the peer was last, and other addresses it answered from."""
         configured, last = self._peer.addresses, self._peer.last_address
-        if last is not None and last not in configured:
-            return [*configured, last]
-        return configured
+        if last is None:
+            return configured
+        return list(dict.fromkeys((*configured, last, *self._peer.ways.proven[:MAX_STANDBYS])))
 
     def _wants_attempt(self) -> bool:
         peer = self._peer
@@ -114,13 +118,27 @@ class SessionOpening:
             return
         self.puncher.advance(attempt, self.targets(), now)
         if now >= attempt.next_send:
-            targets = self.puncher.targets(self.targets(), now)
-            for target in targets:
+            known = self._in_order(self.targets())
+            targets = self.puncher.targets(known, now)
+            turn = targets[attempt.done : attempt.done + PUNCHED_AT_ONCE] if len(known) > PUNCHED_AT_ONCE else targets
+            for target in turn:
                 # In turn: a cookie may be forged by who saw the punch, and the plain one is all it takes in peace.
                 openings = attempt.openings(target)
                 self.puncher.send(openings[attempt.sends % len(openings)].punch, target, now)
-            attempt.sends += 1
-            attempt.next_send = now + self.puncher.interval(targets, now)
+            attempt.done += len(turn)
+            if turn and attempt.done < len(targets):
+                attempt.next_send = now + PUNCH_SPACING
+            else:
+                attempt.done = 0
+                attempt.sends += 1
+                attempt.next_send = now + self.puncher.interval(targets, now)
+
+    def _in_order(self, targets: list[Address]) -> list[Address]:
+        """The nearest first, where they are too many to be punched at once."""
+        if len(targets) <= PUNCHED_AT_ONCE:
+            return targets
+        hosts = self._endpoint.whereabouts.hosts
+        return sorted(targets, key=lambda address: nearness(address, hosts), reverse=True)
 
     def on_opening(self, attempt: Attempt, opening: Opening | None, now: float) -> None:
         """The first arrow is ready."""

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from ..exceptions import DecodeError, RemoteProtocolError
 from ..models import Address, EventKind, NatTraits, PeerEvent, PeerId, PeerState, PeerStats, PeerStatus, Trust
+from ..nat.candidates import believable
 from ..nat.holepunch import REFUSED_PUNCHES
 from ..protocol.congestion import make_controller
 from ..protocol.connection import Arrival, Connection
@@ -25,6 +26,9 @@ from ..protocol.recovery import Path
 from ..protocol.rekeying import Rekeying
 from ..protocol.session import Session
 from ..wire.frames import (
+    PATH_CHALLENGE,
+    PATH_RESPONSE,
+    Candidates,
     Close,
     CloseCode,
     Frame,
@@ -39,14 +43,23 @@ from ..wire.frames import (
 from .attempts import ATTEMPT_LIFETIME
 from .host import Host, Receipt, Transmit
 from .intake import Intake
+from .jobs import TokenBucket
 from .key_updates import KeyUpdates
 from .opening import SessionOpening
 from .paths import AddressProof, PathValidator
+from .ways import Move, Ways
 
 T = TypeVar("T")
 _tuple = tuple.__new__  # half the cost of calling a NamedTuple's class
 
 STRANGER_SILENCE: Final = 600.0
+CLAIM_RATE: Final = 0.5
+CLAIM_BURST: Final = 8.0
+"""Lists of its candidates a second that are looked at, on average and at once."""
+SILENT_PROBES: Final = 2
+"""Probe timeouts in a row after which the path is taken to have fallen silent, and its standbys are asked."""
+SEARCH_AGAIN: Final = 5.0
+"""Seconds between two such occasions."""
 
 
 class Peer:
@@ -83,6 +96,9 @@ class Peer:
         self.observed: Address | None = None  # ours, as the peer sees it; a claim
         self.validator = PathValidator()
         self.proof: AddressProof | None = None  # until it is answered nothing but challenges goes to the path
+        self.ways = Ways(endpoint.random, endpoint.unproven)
+        self._claims = TokenBucket(CLAIM_RATE, CLAIM_BURST)
+        self._search_after = now
         self.rekeying: Rekeying | None = None
         self._updates = KeyUpdates(endpoint, self)
         self.outbox: deque[Transmit] = deque()
@@ -166,7 +182,7 @@ class Peer:
             self.proof.on_received(size)
             self._challenge(now)
         if source != path.address and opened.segments == 1 and opened.number == session.receiver.largest:
-            self._propose(source, now)
+            self._on_elsewhere(opened, source, now)
         try:
             stirred = connection.on_record(opened, size, now)
         except RemoteProtocolError as error:
@@ -239,6 +255,12 @@ class Peer:
         self.failure = None
         self.token = b""
         endpoint.forget_half_open(session)
+        hosts = endpoint.whereabouts.hosts
+        self.ways.start(source, self.addresses, hosts, now)
+        greeting = endpoint.whereabouts.greeting()
+        if greeting is not None:
+            connection.signal(greeting)
+        endpoint.whereabouts.stir(now)
         if self.state is not PeerState.CONNECTED:
             again = self.ever_connected
             self.state = PeerState.CONNECTED
@@ -257,13 +279,19 @@ class Peer:
         if connection.signals:
             signals, connection.signals = connection.signals, []
             answered = False
+            claim: Candidates | None = None
             for frame in signals:
+                if isinstance(frame, Candidates):
+                    claim = frame if claim is None or frame.serial > claim.serial else claim
+                    continue
                 if isinstance(frame, PathChallenge):
                     # One answer a record: the address may be somebody else's.
                     if answered:
                         continue
                     answered = True
                 self._on_signal(frame, source, now)
+            if claim is not None and connection.session is not None:
+                self._on_claim(claim, now)
         self.collect_settled(now)
 
     def hand_out_arrived(self) -> None:
@@ -325,6 +353,9 @@ class Peer:
             self.send_sealed(session, [PathResponse(frame.nonce)], source, now)
         elif isinstance(frame, PathResponse):
             self.validator.on_response(frame.nonce, source)
+            if self.ways.on_response(frame.nonce, source, now):
+                self._take_better(now)
+                self._endpoint.touch(self)
             if self.proof is not None and self.proof.is_answer(frame.nonce, source):
                 self.proof = None
                 self.last_address = source
@@ -335,6 +366,7 @@ class Peer:
             self._updates.complete(frame)
         elif isinstance(frame, ObservedAddress):
             self.observed = frame.address
+            self._endpoint.whereabouts.stir(now)
         elif isinstance(frame, Close):
             self._on_close(frame, now)
 
@@ -356,6 +388,71 @@ class Peer:
 
     # --- paths
 
+    def _on_elsewhere(self, opened: Opened, source: Address, now: float) -> None:
+        """The newest record came from another address than the path's."""
+        if opened.plaintext[0] in (PATH_CHALLENGE, PATH_RESPONSE):
+            return  # it asks or tells of that way; what is sent on it comes in other records
+        session = self.connection.session
+        assert session is not None
+        if self.proof is None and self.ways.is_standby(source):
+            self.ways.on_used(source, not session.agreed.initiator, now)
+            self._endpoint.touch(self)
+            return
+        self._propose(source, now)
+
+    def _on_claim(self, claim: Candidates, now: float) -> None:
+        """The peer says where it may be reached."""
+        path = self.connection.path
+        assert path is not None
+        if not self._claims.take(now):
+            self._endpoint.drops["candidates_rate"] += 1
+            return
+        hosts = self._endpoint.whereabouts.hosts
+        believed = believable(claim.candidates, (path.address, *self.addresses), hosts)
+        if len(believed) < len(claim.candidates):
+            self._endpoint.drops["bad_candidate"] += len(claim.candidates) - len(believed)
+        self.ways.claim(claim.serial, believed, now)
+        self._endpoint.touch(self)
+
+    def tell(self, candidates: Candidates) -> bool:
+        """Tell the peer where we may be reached, if it is connected. Whether it is."""
+        if self.connected:
+            self.connection.signal(candidates)
+        return self.connected
+
+    def look_again(self, now: float) -> None:
+        """What was given of the peer, or our own interfaces, changed."""
+        if self.connected:
+            self.ways.set_given(self.addresses, self._endpoint.whereabouts.hosts, now)
+
+    def _look_around(self, now: float) -> None:
+        """Ask on the other ways if it is time, or if the present one fell silent."""
+        session, recovery = self.connection.session, self.connection.recovery
+        if session is None or recovery is None or self.proof is not None:
+            return
+        if recovery.probes >= SILENT_PROBES and now >= self._search_after:
+            self._search_after = now + SEARCH_AGAIN
+            self.ways.on_silent(now)
+        if now >= self.ways.next_at:
+            for address, nonce in self.ways.due(now):
+                self.send_sealed(session, [PathChallenge(nonce)], address, now)
+            self._take_better(now)
+
+    def _take_better(self, now: float) -> None:
+        move = self.ways.decide(now)
+        if move is not None and self.proof is None:
+            self._take(move, now)
+
+    def _take(self, move: Move, now: float) -> None:
+        self.validator = PathValidator()
+        self._move(move.address, move.reason, now)
+        path, recovery = self.connection.path, self.connection.recovery
+        assert path is not None
+        assert recovery is not None
+        if path.rtt.latest is None:
+            path.rtt.update(max(move.rtt, 1e-5), 0.0, now)
+        recovery.probes = 0
+
     def _propose(self, source: Address, now: float) -> None:
         session, path = self.connection.session, self.connection.path
         assert session is not None
@@ -372,7 +469,7 @@ class Peer:
         if session is not None and proof is not None and proof.take(now):
             self.send_sealed(session, [PathChallenge(proof.nonce)], proof.address, now)
 
-    def _move(self, address: Address, now: float) -> None:
+    def _move(self, address: Address, reason: str, now: float) -> None:
         path = self.connection.path
         assert path is not None
         self.proof = None
@@ -382,8 +479,9 @@ class Peer:
             # Another network: nothing measured on the old one holds (RFC 9000 section 9.4).
             self.connection.move(self._new_path(address, now))
         self.last_address = address
+        self.ways.on_moved(address, now)
         self.connection.signal(ObservedAddress(address))
-        self.emit(EventKind.ROAMED, address, "")
+        self.emit(EventKind.ROAMED, address, reason)
 
     def _new_path(self, address: Address, now: float) -> Path:
         config = self._endpoint.config
@@ -423,6 +521,8 @@ class Peer:
             due = other
         if probe is not None and probe.decide_at < due:
             due = probe.decide_at
+        if self.ways.next_at < due and proof is None:
+            due = self.ways.next_at
         if rekeying is not None and (look := rekeying.next_timer()) is not None and look < due:
             due = look
         if when is None or due < when:
@@ -442,6 +542,7 @@ class Peer:
             and self.linger_until is None
             and self.proof is None
             and self.validator.probe is None
+            and self.ways.next_at >= self.scheduled
         )
 
     def _opening_timer(self, when: float | None) -> float | None:
@@ -455,7 +556,7 @@ class Peer:
             assert self.last_heard is not None
             moved = self.validator.decide(now)
             if moved is not None:
-                self._move(moved, now)
+                self._move(moved, "it is heard from there now", now)
             self._challenge(now)
             if self.rekeying is not None:
                 self.rekeying.on_timer(now)
@@ -469,6 +570,7 @@ class Peer:
                 self.keep_alive(now)
         self.opening.on_timer(now)
         connection.on_timer(now)
+        self._look_around(now)
         self.collect_settled(now)
         limits = (self.linger_until, self._stranger_until())
         if any(limit is not None and now >= limit for limit in limits):
@@ -502,6 +604,7 @@ class Peer:
             self._endpoint.forget_session(self.connection.session)
             self.connection.stop()
             self.rekeying = self.proof = None
+            self.ways.stop()
         self.state = state
         self.failure = reason
         self.since = now

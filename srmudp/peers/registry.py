@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from ..exceptions import UnknownPeer
 from ..models import Address, PeerId
+from ..nat.stun import is_sound
 from .old_peer import OldPeer
 from .peer import Peer
 
@@ -82,6 +83,15 @@ class Registry:
                 if found is not None:
                     return None
                 found = peer
+        return found
+
+    def sightings(self) -> list[tuple[str, Address, Address]]:
+        """Name of each connected peer, its address, and ours as it sees it; nothing that cannot be."""
+        found = []
+        for peer in self:
+            where, seen = peer.address, peer.observed
+            if peer.connected and where is not None and seen is not None and is_sound(seen, where):
+                found.append((peer.name, where, seen))
         return found
 
     def is_somebodys(self, address: Address) -> bool:

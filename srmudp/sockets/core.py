@@ -12,12 +12,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from ..exceptions import SocketClosed
-from ..models import Address, Message, PeerEvent, PeerId, PeerStatus, SeenAddress
+from ..models import Address, Candidate, Message, PeerEvent, PeerId, PeerStatus, SeenAddress
 from ..protocol.events import MessageArrived, SocketsWanted
 from .addresses import Target
 from .delivery import Outcome
 from .household import Household
-from .invitations import host_addresses
+from .interfaces import host_addresses
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -168,7 +168,7 @@ class Core(ABC, Generic[D]):
     def invite(self, name: str, expires: float, own_name: str) -> str:
         """A text with which one may come in; see ``Face.invite``."""
         self.check_process()
-        return self.driver.run(self.house.invite, name, expires, own_name, host_addresses(self.local_address))
+        return self.driver.run(self.house.invite, name, expires, own_name, self._hosts())
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove peers, all of them or, if one is unknown, none.
@@ -201,6 +201,19 @@ class Core(ABC, Generic[D]):
     def seen_addresses(self) -> tuple[SeenAddress, ...]:
         """Where others see us."""
         return self.driver.peek(self.house.seen_addresses)
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Where we may be reached."""
+        self.look_at_interfaces()
+        return self.driver.peek(self.house.candidates)
+
+    def look_at_interfaces(self) -> None:
+        """See what addresses our interfaces have now. What changed is told to the connected peers."""
+        with contextlib.suppress(SocketClosed):
+            self.driver.run(self.house.set_hosts, self._hosts())
+
+    def _hosts(self) -> tuple[Address, ...]:
+        return host_addresses(self.local_address, self.driver.transport.fileno())
 
     def drops(self) -> dict[str, int]:
         """Why input was discarded and output refused, counted since the socket was made."""
@@ -241,6 +254,7 @@ def opened(parts: Parts, make: Callable[[], C]) -> C:
         parts.transport.close()
         raise
     try:
+        engine.look_at_interfaces()
         engine.add(parts.targets)  # before anything is read: a peer that punches already is no stranger
         engine.start()
     except BaseException:

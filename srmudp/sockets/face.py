@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 from ..crypto.keys import verification_code
 from ..exceptions import LocalProtocolError, SocketClosed
-from ..models import PeerId, PeerStatus, SeenAddress, Wire
+from ..models import Candidate, PeerId, PeerStatus, SeenAddress, Wire
 from .addresses import PeerSpec, check_name, check_wire, parse_peers
 from .arguments import names_of
 from .core import Core
@@ -252,6 +252,20 @@ class Face:
         What a single one says is a claim; see :class:`SeenAddress`.
         """
         return self._engine.seen_addresses()
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Where this socket may be reached, as far as it knows itself, what is best for most first.
+
+        The addresses of this machine's interfaces, ports that the router forwards, and where servers and peers see it
+        (servers that ``discover()`` asked; of peers what two networks agree on). Connected peers tell each other theirs
+        and take the best way there is.
+
+        Example::
+
+            print(", ".join(str(candidate.address) for candidate in sock.candidates))
+        """
+        return self._engine.candidates()
 
     @property
     def is_closed(self) -> bool:

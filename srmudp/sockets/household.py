@@ -15,7 +15,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from ..exceptions import LocalProtocolError, MessageTooBig, QueueFull, SocketClosed, UnknownPeer
-from ..models import Address, EventKind, Message, PeerEvent, PeerId, PeerStatus, SeenAddress, Trust
+from ..models import Address, Candidate, EventKind, Message, PeerEvent, PeerId, PeerStatus, SeenAddress, Trust
 from ..protocol.events import (
     Event,
     Failure,
@@ -364,6 +364,16 @@ class Household(Generic[D]):
         target = self.targets.get(name)
         if target is not None and target.hosts == hosts:  # not removed or changed meanwhile
             self.endpoint.set_addresses(name, tuple(dict.fromkeys((*target.addresses, *addresses))), now)
+
+    # --- our own addresses ---
+
+    def set_hosts(self, now: float, addresses: Sequence[Address]) -> None:
+        """The addresses of our interfaces, with our port."""
+        self.endpoint.whereabouts.set_hosts(addresses, now)
+
+    def candidates(self, now: float) -> tuple[Candidate, ...]:
+        """Where we may be reached."""
+        return self.endpoint.whereabouts.candidates(now)
 
     # --- sending ---
 

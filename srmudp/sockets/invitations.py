@@ -10,13 +10,10 @@ from typing import Final
 from ..models import Address, NatTraits, PeerId, SeenAddress
 from ..nat.candidates import is_one_host
 from ..nat.invites import MAX_ADDRESSES, Invite
-from .discovery import way_to
 
 LONGEST: Final = 30 * 86_400.0
 """Seconds an invite is good for at most."""
 
-_FAR: Final = (Address("192.0.2.1", 9), Address("2001:db8::1", 9))
-"""Nobody has these: what our own address would be towards them is what it is towards most."""
 _SEEN: Final = 3
 """Addresses of each family that others see us at, in one invite."""
 
@@ -30,19 +27,6 @@ def check_expires(expires: float) -> float:
     if isinstance(expires, bool) or not isfinite(expires) or not 1 <= expires <= LONGEST:
         raise ValueError(f"expires must be 1 to {LONGEST:.0f} seconds (30 days), not {expires!r}")
     return float(expires)
-
-
-def host_addresses(bound: Address) -> list[Address]:
-    """Our addresses on this machine that others may reach; the loopback one if there is no other. Sends nothing.
-
-    Args:
-        bound: where our socket is bound.
-    """
-    found = [way for far in _FAR if (way := way_to(far, bound)) is not None and is_one_host(way)]
-    hosts = [way for way in dict.fromkeys(found) if not way.host.lower().startswith("fe80:")]
-    if hosts:
-        return hosts
-    return [Address("::1" if bound.host == "::" else "127.0.0.1", bound.port)]
 
 
 def text_of(

@@ -35,6 +35,7 @@ def at(host: str, port: int = 5000) -> Address:
     ],
 )
 def test_attack_37_what_is_no_single_host_is_never_tried(address: Address) -> None:
+    """Attack 37: whoever names it."""
     assert not is_one_host(address)
     assert not may_try_claimed(address, [address], [])
 
@@ -55,6 +56,7 @@ def test_attack_37_what_is_no_single_host_is_never_tried(address: Address) -> No
     ],
 )
 def test_attack_37_what_a_peer_may_not_claim(address: Address, met: list[Address], ours: list[Address]) -> None:
+    """Attack 37: addresses of one host that a peer has no business to name."""
     assert is_one_host(address)
     assert not may_try_claimed(address, met, ours)
 

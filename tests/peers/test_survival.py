@@ -287,7 +287,7 @@ def test_attack_50_both_ends_move_at_once() -> None:
 
 @pytest.mark.parametrize("order", [("v4", "v6"), ("v6", "v4")])
 def test_a_second_address_stands_by(order: tuple[str, str]) -> None:
-    """A peer is reachable in two ways. When the one in use goes dark the other takes over, and nothing is lost."""
+    """A peer is reachable in two ways. When the one in use goes dark the other takes over within 2 s."""
     net = SimNet(503, link=Link(latency=0.02))
     a, b = make_node(net, "a", "10.0.0.1"), make_node(net, "b", "10.0.0.2")
     for name, address in (("a", "2001:db8::1"), ("b", "2001:db8::2")):
@@ -303,7 +303,7 @@ def test_a_second_address_stands_by(order: tuple[str, str]) -> None:
         assert before is not None
         contents = load(net, a, b)
         stop = net.intercept(family(dark))
-        until(net, lambda: both_connected(a, b) and a.node.pending == b.node.pending == 0, TIMEOUT + 5)
+        until(net, lambda: both_connected(a, b) and a.node.pending == b.node.pending == 0, 2)
         after = status(a, b).address
         assert after is not None
         assert (":" in after[0]) is (dark == "v4")
@@ -311,7 +311,7 @@ def test_a_second_address_stands_by(order: tuple[str, str]) -> None:
         stop()
         net.run(1)
     assert len(arrived(a, b)) == len(set(arrived(a, b))) == 20
-    assert EventKind.LOST in kinds(a)
+    assert EventKind.LOST not in kinds(a) + kinds(b)
 
 
 def family(dark: str) -> Callable[[float, Address, Address, bytes], list[tuple[Address, Address, bytes]] | None]:
