@@ -44,6 +44,7 @@ from .models import (
     SeenAddress,
     Trust,
 )
+from .nat.explanation import Explanation
 from .nat.invites import Invite
 from .sockets.delivery import Delivery
 from .sockets.flavours import find_ecdhe_curve as find_ecdhe_curve
@@ -78,6 +79,7 @@ __all__ = [
     "Delivery",
     "DiscoveryFailed",
     "EventKind",
+    "Explanation",
     "Identity",
     "IdentityError",
     "Invite",

@@ -413,6 +413,7 @@ class EventKind(StrEnum):
     ROAMED = "roamed"
     MTU = "mtu"
     IDENTITY_IN_USE_ELSEWHERE = "identity_in_use_elsewhere"
+    UNREACHED = "unreached"
 
 
 @dataclass(frozen=True, slots=True)

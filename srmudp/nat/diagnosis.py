@@ -448,7 +448,7 @@ def _peers(verdict: Verdict, kind: NatKind) -> list[tuple[str, Chance, str]]:
             if verdict is Verdict.IPV6_ONLY:
                 answer, how = Chance.SOMETIMES, "if they have IPv6"
             elif answer is Chance.SOMETIMES:
-                how = "if the hard one's next port can be guessed in time"
+                how = "within half a minute: ports are guessed, if each knows the other's NAT (an invite tells)"
             elif answer is Chance.YES and NatKind.HARD in (kind, theirs):
                 how = "if both added each other with PeerId"
         found.append((who, answer, how))

@@ -21,6 +21,7 @@ from ..crypto.backend import Backend
 from ..crypto.keys import Identity, static_key_of
 from ..exceptions import DecodeError, MessageTooBig
 from ..models import Address, EventKind, NatTraits, PeerId, PeerState, PeerStatus, Trust, Wire
+from ..nat.explanation import Heard
 from ..protocol.credit import ReceiveBudget
 from ..protocol.events import Event, Failure, MessageArrived, MessageSettled, RoomFreed, ServerAnswered
 from ..protocol.handshake import Agreed, Self
@@ -49,6 +50,7 @@ from .jobs import Job, TokenBucket
 from .old_peer import OldPeer
 from .old_peers import add_old_peer, find_old_peer
 from .peer import Peer
+from .reasons import Reasons
 from .registry import Registry
 from .stun import Discovery, Stun
 from .ways import ALL_UNPROVEN_BURST, ALL_UNPROVEN_RATE
@@ -122,6 +124,9 @@ class Endpoint:
         self.unproven = TokenBucket(ALL_UNPROVEN_RATE, ALL_UNPROVEN_BURST)
         self.whereabouts = Whereabouts(self._registry, self.stun.seen, self.touch)
         """Our own candidates; for the owner to ask, and to tell of its interfaces."""
+        self.reasons = Reasons(self._registry, self.stun, self._handshakes.knocks, self.emit)
+        self.note_unreached = self.reasons.note
+        self.nat_traits = self.stun.traits
         self._ready: deque[Peer] = deque()
         self._timers: list[tuple[float, int, Peer]] = []
         self._unscheduled: dict[int, Peer] = {}  # peers whose deadline may have come nearer
@@ -166,10 +171,11 @@ class Endpoint:
                     self.stun.on_datagram(datagram, source, now)
                 else:
                     self.drops["unknown_type"] += 1
-            except UnknownVersion:
-                self.drops["unknown_version"] += 1
-            except DecodeError:
-                self.drops["malformed"] += 1
+                    self._handshakes.note_heard(source, Heard.GIBBERISH, now)
+            except DecodeError as error:
+                other = isinstance(error, UnknownVersion)
+                self.drops["unknown_version" if other else "malformed"] += 1
+                self._handshakes.note_heard(source, Heard.VERSION if other else Heard.GIBBERISH, now)
 
     def _on_old_wire(self, buffer: bytes, segment_size: int, source: Address, now: float) -> bool:
         """Give a batch to the peer on the old wire that it belongs to, if there is one: known by its address alone."""
@@ -676,10 +682,6 @@ class Endpoint:
     def _on_server_answered(self, discovery: Discovery) -> None:
         self.whereabouts.stir(self._now)
         self._events.append(ServerAnswered())
-
-    def nat_traits(self, now: float) -> NatTraits:
-        """What is known of our own NAT over IPv4."""
-        return self.stun.traits(now)
 
     def add_job(self, compute: Callable[[], T], commit: Callable[[T | None, float], None]) -> None:
         """Have something computed outside the lock and committed under it."""

@@ -15,6 +15,7 @@ from typing import Any, Final
 from ..crypto.backend import Backend
 from ..crypto.keys import cookie_tag
 from ..models import Address, EventKind, PeerEvent, PeerId, PeerState, Trust
+from ..nat.explanation import REFLECTED, Heard
 from ..protocol.events import Failure, GuestCame, RoomFreed
 from ..protocol.handshake import (
     Agreed,
@@ -37,12 +38,15 @@ from .jobs import Job, PatientBucket
 from .old_peer import OldPeer
 from .peer import Peer
 from .registry import Registry
+from .trail import Trail
 
 MAX_KEY_AGREEMENT_JOBS: Final = 256
 MAX_COOKIES: Final = 4
 """Cookies that one attempt takes from one address: an honest responder changes its own once in two minutes."""
 REMEMBERED_ANSWERS: Final = 1024
 """Answers beyond the rate that are remembered by their hash."""
+MAX_KNOCKS: Final = 8
+"""Addresses remembered that somebody unknown knocked from."""
 GENERATION_TRUST: Final = 1 << 31
 """A generation beyond it is some peer's nonsense and is not carried over to others."""
 
@@ -64,6 +68,14 @@ class Handshakes:
         self.jobs: deque[Job[Any]] = deque()
         self.answers: deque[Transmit] = deque()
         """Datagrams for whoever punched; they belong to no peer yet."""
+        self.knocks = Trail(MAX_KNOCKS)
+        """Where those knocked from who were let stand and at whose IP address nobody was added."""
+
+    def note_heard(self, source: Address, what: Heard, now: float) -> None:
+        """Something came from an address while no session stood: a hint for the peers that should be there."""
+        for peer in self._registry.near(source.host):
+            if not peer.connected:
+                peer.trail.on_heard(source, what, now)
 
     def note_generation(self, generation: int) -> None:
         """A session of this generation is being made with some peer."""
@@ -98,10 +110,12 @@ class Handshakes:
         own = self._attempts.get(punch.index)
         if own is not None and any(opening.punch == datagram for opening in own[1].openings()):
             self._host.drops["reflected_punch"] += 1
-            own[0].failure = "our own punch came back: is the address our own?"
+            own[0].failure = REFLECTED
+            own[0].trail.on_heard(source, Heard.ECHO, now)
             return
         known = self._admission.known(punch, source)
         if known is not None:
+            self.note_heard(source, Heard.PUNCH, now)
             if known.answer is not None:
                 self.answers.append(Transmit(known.answer.public_key, len(known.answer.public_key), source))
             return
@@ -109,6 +123,10 @@ class Handshakes:
         if reply is Reply.COOKIE:
             demand = self._admission.cookie_for(punch, source, now)
             self.answers.append(Transmit(demand, len(demand), source))
+        if reply is Reply.SILENCE and not self._registry.is_configured(source.host):
+            self.knocks.on_heard(source, Heard.UNKNOWN_PUNCH, now)
+        else:
+            self.note_heard(source, Heard.UNKNOWN_PUNCH if reply is Reply.SILENCE else Heard.PUNCH, now)
         if reply is not Reply.PUBLIC_KEY:
             return
         if len(self.jobs) >= MAX_KEY_AGREEMENT_JOBS:
@@ -123,6 +141,7 @@ class Handshakes:
         def commit(answer: Answer | None, now: float) -> None:
             if answer is None:
                 self._host.drops["bad_punch"] += 1
+                self.note_heard(source, Heard.BAD_PUNCH, now)
                 self._admission.forget(half_open)
                 return
             self._admission.answered(half_open, answer)
@@ -196,9 +215,11 @@ class Handshakes:
             attempt.jobs.discard(datagram)
             if agreed is None:
                 self._host.drops["bad_public_key"] += 1
+                peer.trail.on_heard(source, Heard.BAD_ANSWER, now)
             elif peer.opening.attempt is not attempt or attempt.agreed is not None:
                 self._host.drops["duplicate_handshake"] += 1
             elif self._may_answer_name(peer, agreed, source, now):
+                peer.trail.on_heard(source, Heard.ANSWER, now)
                 peer.opening.on_agreed(attempt, agreed, source, now)
             elif peer.opening.attempt is attempt and source in peer.opening.targets():
                 attempt.refused[source] = digest
@@ -252,6 +273,7 @@ class Handshakes:
 
     def _refuse(self, peer: Peer, peer_id: PeerId, source: Address, reason: str, now: float) -> None:
         self._host.drops["refused_identity"] += 1
+        peer.trail.on_heard(source, Heard.REFUSED_ANSWER, now)
         peer.opening.cancel_attempt()
         peer.state = PeerState.REFUSED
         peer.failure = reason
@@ -333,6 +355,7 @@ class Handshakes:
             half_open.job_running = False
             if agreed is None:
                 self._host.drops["bad_shared_key"] += 1
+                self.note_heard(source, Heard.BAD_SHARED_KEY, now)
             elif not half_open.accepted:
                 self._on_proven(half_open, datagram, agreed, source, now)
 

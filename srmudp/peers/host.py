@@ -91,6 +91,9 @@ class Host(Protocol[AnyPeer]):
     def add_peer(self, name: str, addresses: Sequence[Address], peer_id: PeerId | None, now: float) -> None:
         """Add a peer, pinned to its key if one is given."""
 
+    def note_unreached(self, peer: AnyPeer, now: float) -> None:
+        """The peer was punched and did not answer: find out why."""
+
     def add_job(self, compute: Callable[[], T], commit: Callable[[T | None, float], None]) -> None:
         """Compute outside the lock, then commit under it; None if the computation found a forgery."""
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MAX_STANDBYS: Final = 4
 """Addresses punched besides, because the peer answered from there while it was connected."""
+EARLY: Final = 2
+"""Punches after which it is looked at for the first time why nobody answered."""
 
 
 class SessionOpening:
@@ -107,8 +109,6 @@ class SessionOpening:
 
     def _punch(self, attempt: Attempt, now: float) -> None:
         peer = self._peer
-        if peer.failure is None and now - peer.since >= FIRST_PHASE:
-            peer.failure = "no answer yet: is the other program running, and has it added us?"
         interval = self.punch_interval(now)
         if now - attempt.started_at > max(ATTEMPT_LIFETIME, 3 * interval):
             self.cancel_attempt()
@@ -132,6 +132,9 @@ class SessionOpening:
                 attempt.done = 0
                 attempt.sends += 1
                 attempt.next_send = now + self.puncher.interval(targets, now)
+                # What is known already is said early; what silence tells, after a while.
+                if attempt.sends == EARLY or now - peer.since >= FIRST_PHASE:
+                    self._endpoint.note_unreached(peer, now)
 
     def _in_order(self, targets: list[Address]) -> list[Address]:
         """The nearest first, where they are too many to be punched at once."""

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 from ..exceptions import DecodeError, RemoteProtocolError
 from ..models import Address, EventKind, NatTraits, PeerEvent, PeerId, PeerState, PeerStats, PeerStatus, Trust
 from ..nat.candidates import believable
+from ..nat.explanation import Cause, Judgement
 from ..nat.holepunch import REFUSED_PUNCHES
 from ..protocol.congestion import make_controller
 from ..protocol.connection import Arrival, Connection
@@ -47,6 +48,7 @@ from .jobs import TokenBucket
 from .key_updates import KeyUpdates
 from .opening import SessionOpening
 from .paths import AddressProof, PathValidator
+from .trail import Trail
 from .ways import Move, Ways
 
 T = TypeVar("T")
@@ -76,7 +78,10 @@ class Peer:
         self.nat: NatTraits | None = None  # what the user was told of the peer's
         self.state = PeerState.CONNECTING
         self.since = now  # when connecting or reconnecting began
-        self.failure: str | None = None
+        self.failure: str | None = None  # why it ended or was refused
+        self.judged: tuple[str | None, Judgement] | None = None  # why it is not reached, as judged for that failure
+        self.told: tuple[Cause | None, float] = (None, now)  # which cause an event told of, and when the next may
+        self.trail = Trail()
         self.connection = Connection(
             endpoint.config,
             endpoint.drops,
@@ -132,6 +137,14 @@ class Peer:
         """The newest authenticated address."""
         return self.connection.path.address if self.connection.path is not None else self.last_address
 
+    @property
+    def why(self) -> str | None:
+        """Why it is not connected, in words, as far as that is known."""
+        judged = self.judged
+        return (
+            judged[1].text if judged is not None and judged[0] == self.failure and not self.connected else self.failure
+        )
+
     def status(self, now: float) -> PeerStatus:
         """A snapshot for the application."""
         connection = self.connection
@@ -147,7 +160,7 @@ class Peer:
             mtu=path.mtu if path is not None else 0,
             queued=connection.queued_bytes,
             last_seen=now - self.last_heard if self.last_heard is not None else None,
-            failure=self.failure,
+            failure=self.why,
             observed=self.observed,
             stats=PeerStats(
                 bytes_sent=connection.bytes_sent,
@@ -606,6 +619,8 @@ class Peer:
             self.rekeying = self.proof = None
             self.ways.stop()
         self.state = state
+        self.trail.clear()
+        self.told = (None, now)
         self.failure = reason
         self.since = now
         wait = REFUSED_PUNCHES if state is PeerState.REFUSED else self.opening.punch_interval(now)
@@ -653,6 +668,8 @@ class Peer:
 
     def send_datagram(self, datagram: bytes, destination: Address, now: float, hop_limit: int = 0) -> None:
         """Queue one datagram outside the connection's own output; with a hop limit it dies on its way."""
+        if not self.connected:
+            self.trail.on_sent(destination, now)
         self.outbox.append(Transmit(datagram, len(datagram), destination, hop_limit))
         self._endpoint.touch(self)
 

@@ -33,10 +33,6 @@ from .host import Host
 if TYPE_CHECKING:
     from .peer import Peer
 
-BOTH_HARD: Final = (
-    "both NATs give each connection a port that nobody can know, so neither finds the other: one of the two has to be "
-    "on another network, forward a port, or have IPv6"
-)
 NO_SOCKETS: Final = (
     "our NAT gives each connection another port, and finding the other takes more open files than this program may have"
 )
@@ -49,7 +45,7 @@ class Puncher:
 
     __slots__ = (
         *("_endpoint", "_fan", "_next_round_at", "_opened", "_openers", "_part", "_peer", "_round_began"),
-        *("_rounds", "_since", "_tries"),
+        *("_rounds", "_since", "_tries", "__weakref__"),
     )
 
     def __init__(self, endpoint: Host[Peer], peer: Peer) -> None:
@@ -100,9 +96,7 @@ class Puncher:
         if part is not self._part:
             self._end_round()
             self._part = part
-        if part is Part.HOPELESS:
-            peer.failure = BOTH_HARD
-        elif part is not Part.NONE:
+        if part not in (Part.HOPELESS, Part.NONE):
             self._go_on(attempt, now)
             if self._tries is None and self._fan is None:
                 self._begin(known, now)

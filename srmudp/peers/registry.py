@@ -94,6 +94,10 @@ class Registry:
                 found.append((peer.name, where, seen))
         return found
 
+    def near(self, host: str) -> Sequence[Peer]:
+        """The peers configured at this IP address."""
+        return self._near.get(host, ())
+
     def is_somebodys(self, address: Address) -> bool:
         """True if any peer is configured at exactly this address."""
         return address in self._at

@@ -98,6 +98,9 @@ class Stun:
         self._networks: dict[str, TokenBucket] = {}
         self._asked = 0
         self.samples = NatSamples()
+        self.answered_at: float | None = None
+        self.silent_at: float | None = None
+        """When a server answered last, and when all that were asked last had not."""
 
     # --- what comes in
 
@@ -151,6 +154,8 @@ class Stun:
         def ended(outcome: Outcome) -> None:
             discovery.open.pop(outcome.server, None)
             discovery.outcomes[outcome.server] = outcome
+            if outcome.source is not None:
+                self.answered_at = outcome.at
             if outcome.mapped is not None:
                 self.samples.add(Sample(local, outcome.server, outcome.mapped, outcome.at, order))
                 if discovery.settle_at is None:
@@ -210,6 +215,8 @@ class Stun:
         self._stop(discovery, now)
         answers = {one.server: one.mapped for one in discovery.outcomes.values() if one.mapped is not None}
         failures = {str(one.server): one.failure for one in discovery.outcomes.values() if one.failure}
+        if failures and all(reason.startswith(UNANSWERED) for reason in failures.values()) and not answers:
+            self.silent_at = now
         ipv4, ipv6 = (_most_common(answers, family) for family in (4, 6))
         version = 6 if ipv4 is None and ipv6 is not None else 4
         traits = self.traits(now, version)

@@ -7,15 +7,18 @@ import functools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from ..exceptions import SocketClosed
 from ..models import Address, Candidate, Message, PeerEvent, PeerId, PeerStatus, SeenAddress
+from ..nat.explanation import Explanation
 from ..protocol.events import MessageArrived, SocketsWanted
 from .addresses import Target
 from .delivery import Outcome
+from .discovery import NO_WAY, way_to
 from .household import Household
 from .interfaces import host_addresses
 
@@ -197,6 +200,21 @@ class Core(ABC, Generic[D]):
     def statuses(self) -> dict[str, PeerStatus]:
         """A snapshot of all peers."""
         return self.driver.peek(self.house.statuses)
+
+    def explain(self, name: str) -> Explanation:
+        """Why a peer is connected or not.
+
+        Raises:
+            UnknownPeer: there is no such peer.
+        """
+        evidence = self.driver.peek(self.house.evidence, name)
+        # To ask the system for the way sends nothing, but it is a system call for each address.
+        tried = [
+            one if way_to(one.address, self.local_address) is not None else one._replace(obstacle=NO_WAY)
+            for one in evidence.tried
+        ]
+        errors = {kind: count for kind, count in list(self.driver.transport.errors.items()) if kind.startswith("E")}
+        return Explanation.of(name, replace(evidence, tried=tried, send_errors=errors))
 
     def seen_addresses(self) -> tuple[SeenAddress, ...]:
         """Where others see us."""

@@ -17,6 +17,7 @@ from .addresses import is_nobody, parse_server
 if TYPE_CHECKING:
     from .household import Household
 
+NO_WAY: Final = "there is no way to it from here (no route, or none of its address family)"
 MAX_SERVERS: Final = 16
 """Servers asked in one call."""
 
@@ -133,7 +134,7 @@ class Search:
             self._names[str(address)] = name
             local = way_to(address, self._bound)
             if local is None:
-                self._failures[name] = "there is no way to it from here (no route, or none of its address family)"
+                self._failures[name] = NO_WAY
             else:
                 found.append((address, local))
         return found

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 from ..crypto.keys import verification_code
 from ..exceptions import LocalProtocolError, SocketClosed
 from ..models import Candidate, PeerId, PeerStatus, SeenAddress, Wire
+from ..nat.explanation import Explanation
 from .addresses import PeerSpec, check_name, check_wire, parse_peers
 from .arguments import names_of
 from .core import Core
@@ -216,6 +217,25 @@ class Face:
             ValueError: it is not registered.
         """
         self._engine.hooks.remove_event_hook(hook)
+
+    def explain(self, name: str) -> Explanation:
+        """Why a peer is not connected: the likely cause, what to do about it, and all that it is concluded from.
+
+        The short form stands in ``connections_status[name].failure`` and in the event ``unreached``. Costs nothing
+        until it is called, and asks nobody. What is known of the NATs comes from ``discover()`` and from ``Peer.nat``.
+
+        Returns:
+            An :class:`Explanation`: ``print`` it, or take it as a mapping that JSON can hold.
+
+        Raises:
+            UnknownPeer: nobody has that name.
+
+        Example::
+
+            if not sock.wait_connected("bob", timeout=3):
+                print(sock.explain("bob"))
+        """
+        return self._engine.explain(name)
 
     # --- the socket itself ---
 

@@ -34,6 +34,7 @@ from .rates import RateLimit
 
 if TYPE_CHECKING:
     from ..config import Config
+    from ..nat.explanation import Evidence
     from ..peers.endpoint import Endpoint
     from .known_peers import KnownPeers
 
@@ -328,6 +329,24 @@ class Household(Generic[D]):
     def statuses(self, now: float) -> dict[str, PeerStatus]:
         """A snapshot of all peers."""
         return self.endpoint.statuses(now)
+
+    def evidence(self, now: float, name: str) -> Evidence:
+        """What is known of why a peer is not connected.
+
+        Raises:
+            UnknownPeer: there is no such peer.
+        """
+        found = self.endpoint.reasons.evidence_of(name, now)
+        target = self.targets.get(name)
+        if target is None or not target.hosts:
+            return found
+        tried = [
+            one._replace(
+                origin="looked up" if one.origin == "given" and one.address not in target.addresses else one.origin
+            )
+            for one in found.tried
+        ]
+        return replace(found, tried=tried)
 
     def seen_addresses(self, now: float) -> tuple[SeenAddress, ...]:
         """Where others see us."""
