@@ -93,7 +93,7 @@ def parts(draw: st.DrawFn) -> MessagePart | UnreliablePart:
 
 session_starts = st.builds(
     SessionStart,
-    *(st.binary(min_size=8, max_size=8), st.binary(min_size=8, max_size=8)),
+    *(st.binary(min_size=8, max_size=8).filter(any), st.binary(min_size=8, max_size=8)),
     *(varints, varints, varints, varints),
     st.lists(
         st.builds(ChannelState, channels, varints, st.none() | st.integers(0, VARINT_MAX - 1)),
