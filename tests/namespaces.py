@@ -116,6 +116,10 @@ class Namespaces:
         """Load nftables rules there."""
         run("ip", "netns", "exec", self._prefix + where, "nft", "-f", "-", text=rules)
 
+    def run_in(self, where: str, *command: str) -> None:
+        """Run a command there."""
+        run("ip", "netns", "exec", self._prefix + where, *command)
+
     def inside(self, where: str, work: Callable[[], T]) -> T:
         """What ``work()`` returns, called in a namespace, on a thread that enters it for that."""
         done: list[T] = []

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from itertools import count
 from typing import Any, Final, TypeVar
 
@@ -47,6 +47,7 @@ from .handshakes import Handshakes
 from .host import Receipt, Transmit
 from .intake import Intake
 from .jobs import Job, TokenBucket
+from .liveness import KEEPALIVE, KEEPALIVE_ROUNDS
 from .old_peer import OldPeer
 from .old_peers import add_old_peer, find_old_peer
 from .peer import Peer
@@ -62,10 +63,6 @@ T = TypeVar("T")
 
 ASLEEP: Final = 5.0
 """Seconds by which a timer is late when the machine slept or the program was stopped; no busy machine is so late."""
-KEEPALIVE: Final = 15.0
-"""Seconds of silence at most: half of what the shortest-lived common NAT mappings bear."""
-KEEPALIVE_ROUNDS: Final = 8
-"""Times in an interval that a socket wakes up for keepalives at most, however many peers it has."""
 HANDSHAKE_RATE: Final = {"cryptography": 200.0, "pycryptodome": 20.0}
 """Answers to strangers' punches per second, by what key agreement costs; as many go to addresses of added peers. A
 whole handshake takes its responder 0.8 ms and 3.3 ms: together less than a third of a core and a seventh."""
@@ -204,16 +201,22 @@ class Endpoint:
             self._receiving.clear()
 
     def handle_resumed(self, slept: float, now: float) -> None:
-        """The machine slept, or this program stood still, for ``slept`` seconds: see to every peer at once.
+        """The machine slept for ``slept`` seconds. Found out by itself where ``now`` went on meanwhile."""
+        self._see_to_each(lambda peer: peer.on_resumed(slept, now))
 
-        Found out by itself where ``now`` went on meanwhile.
-        """
-        if self._closed:
-            return
-        for peer in list(self._registry):
+    def handle_network_changed(self, moved: Container[str], now: float) -> None:
+        """There is a way out again, or hosts (``moved``) are now reached from another address of ours."""
+        self._see_to_each(lambda peer: peer.on_network_changed(moved, now))
+
+    def _see_to_each(self, work: Callable[[Peer], None]) -> None:
+        for peer in () if self._closed else list(self._registry):
             self._at_work = peer
-            peer.on_resumed(slept, now)
+            work(peer)
             self.touch(peer)
+
+    def far_ends(self, most: int) -> dict[str, Address]:
+        """Where peers are or are looked for, by host: at most so many."""
+        return {} if self._closed else self._registry.far_ends(most)
 
     def _notice_sleep(self, now: float) -> None:
         """A timer that is called far too late was slept through. Also for calls that make one due long ago."""

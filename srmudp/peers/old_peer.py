@@ -10,7 +10,7 @@ or else to one that is still looking for its other end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from math import inf
 from typing import Final, TypeVar
 
@@ -243,6 +243,10 @@ class OldPeer(Peer):
         elif slept >= self._endpoint.timeout:
             self.lose(f"slept for {slept:.0f} s", now)
             self.opening.next_attempt_at = now
+
+    def on_network_changed(self, moved: Container[str], now: float) -> None:
+        """Our own way to the peer is another one, or there is one again."""
+        self.on_resumed(0.0, now)
 
     def lose(self, reason: str, now: float, state: PeerState = PeerState.LOST) -> None:
         """The session is over; what was queued waits for the next one."""

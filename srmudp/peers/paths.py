@@ -97,17 +97,22 @@ class PathValidator:
         self.probe = PathProbe(address, nonces[:8], nonces[8:16], now, now + max(2 * rtt, MIN_WAIT))
         return self.probe
 
-    def on_response(self, nonce: bytes, source: Address) -> None:
+    def on_response(self, nonce: bytes, source: Address, silent: bool, now: float) -> None:
         """A challenge was answered. An answer counts for its own nonce only, that of the new address from there alone.
 
         The old address's challenge went there only, so whoever answers it is there, whatever way the answer takes: a
         copy that is faster than the answer itself bears the address of who copied it.
+
+        Args:
+            silent: the old address has left several probes unanswered by now, so it need not be waited for again.
         """
         probe = self.probe
         if probe is None:
             return
         if nonce == probe.nonce_new and source == probe.address:
             probe.new_answered = True
+            if silent:
+                probe.decide_at = now
         elif nonce == probe.nonce_old:
             probe.old_answered = True
 

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container
 from typing import Final, TypeVar
 
 from ..exceptions import DecodeError, RemoteProtocolError
@@ -46,6 +47,7 @@ from .host import Host, Receipt, Transmit
 from .intake import Intake
 from .jobs import TokenBucket
 from .key_updates import KeyUpdates
+from .liveness import LONG_SILENCE, Liveness
 from .opening import SessionOpening
 from .paths import AddressProof, PathValidator
 from .trail import Trail
@@ -97,6 +99,7 @@ class Peer:
         self.token = b""  # of an invite, until the peer has let us in
         self.last_heard: float | None = None
         self.last_sent = now
+        self.liveness = Liveness(endpoint.keepalive)
         self.last_address: Address | None = None
         self.observed: Address | None = None  # ours, as the peer sees it; a claim
         self.validator = PathValidator()
@@ -365,7 +368,11 @@ class Peer:
         if isinstance(frame, PathChallenge):
             self.send_sealed(session, [PathResponse(frame.nonce)], source, now)
         elif isinstance(frame, PathResponse):
-            self.validator.on_response(frame.nonce, source)
+            recovery = self.connection.recovery
+            silent = recovery is not None and recovery.probes >= SILENT_PROBES
+            self.validator.on_response(frame.nonce, source, silent, now)
+            if (moved := self.validator.decide(now)) is not None:
+                self._move(moved, "it is heard from there now", now)
             if self.ways.on_response(frame.nonce, source, now):
                 self._take_better(now)
                 self._endpoint.touch(self)
@@ -378,6 +385,7 @@ class Peer:
         elif isinstance(frame, KeyUpdateReply):
             self._updates.complete(frame)
         elif isinstance(frame, ObservedAddress):
+            self.liveness.on_observed(self.observed, frame.address, now)
             self.observed = frame.address
             self._endpoint.whereabouts.stir(now)
         elif isinstance(frame, Close):
@@ -488,6 +496,7 @@ class Peer:
         self.proof = None
         if address.host == path.address.host:
             path.address = address  # a new port alone is a NAT
+            self.connection.revive()
         else:
             # Another network: nothing measured on the old one holds (RFC 9000 section 9.4).
             self.connection.move(self._new_path(address, now))
@@ -507,15 +516,26 @@ class Peer:
     @property
     def keepalive_at(self) -> float:
         """When a connected peer must hear of us."""
-        return self.last_sent + self._endpoint.keepalive
+        return self.last_sent + self.liveness.interval
 
     def keep_alive(self, now: float) -> None:
         """Let the peer hear of us and ask for a sign of life."""
+        self.liveness.on_silence_ends(self.last_sent, now)
+        self.liveness.on_asked(self.connection.bytes_received)
         self.last_sent = now
         if self.connection.owes_ack:
             return  # it was faster, and hears of us in a moment: a ping of ours would only cost it an ack
         self.connection.ping()
         self._endpoint.touch(self)
+
+    def _wonders(self, now: float) -> bool:
+        """Whether a peer that was sending a moment ago should be asked after. Not if an answer is waited for anyway."""
+        connection, heard = self.connection, self.last_heard
+        asks_at = None if heard is None else self.liveness.asks_at(connection.bytes_received, heard)
+        if asks_at is None or now < asks_at:
+            return False
+        self.liveness.on_asked(connection.bytes_received)
+        return connection.recovery is not None and not connection.recovery.in_flight
 
     def next_timer(self) -> float | None:
         """When :meth:`on_timer` must be called."""
@@ -530,8 +550,10 @@ class Peer:
         assert self.last_heard is not None
         endpoint, probe, rekeying = self._endpoint, self.validator.probe, self.rekeying
         due = self.last_heard + endpoint.timeout
-        if (other := self.last_sent + endpoint.keepalive) < due:
+        if (other := self.last_sent + self.liveness.interval) < due:
             due = other
+        if (ask := self.liveness.asks_at(connection.bytes_received, self.last_heard)) is not None and ask < due:
+            due = ask
         if probe is not None and probe.decide_at < due:
             due = probe.decide_at
         if self.ways.next_at < due and proof is None:
@@ -579,7 +601,7 @@ class Peer:
                 self.lose("the keys of the session are worn out", now)
             elif now >= self.last_heard + self._endpoint.timeout:
                 self.lose(f"nothing heard for {self._endpoint.timeout:g} s", now)
-            elif now >= self.keepalive_at:
+            elif now >= self.keepalive_at or self._wonders(now):
                 self.keep_alive(now)
         self.opening.on_timer(now)
         connection.on_timer(now)
@@ -605,10 +627,18 @@ class Peer:
                 self.opening.next_attempt_at = now
             else:
                 self.last_sent = now
-                self.connection.ping()
+                self.connection.revive()
         elif self.state in (PeerState.CONNECTING, PeerState.LOST):
             self.since = self.opening.next_attempt_at = now
             self.opening.hasten(now)
+
+    def on_network_changed(self, moved: Container[str], now: float) -> None:
+        """Our own way to the hosts in ``moved`` is another one, or there is one again: let the peer know at once."""
+        path = self.connection.path
+        if path is not None and path.address.host in moved:
+            self.connection.move(self._new_path(path.address, now))  # nothing measured on the old one holds
+        self.on_resumed(0.0, now)
+        self.liveness.on_network_changed()
 
     def lose(self, reason: str, now: float, state: PeerState = PeerState.LOST) -> None:
         """The session is over; what was queued waits for the next one."""
@@ -663,6 +693,8 @@ class Peer:
         batch = connection.poll_transmit(now)
         if batch is None:
             return None
+        if now - self.last_sent > LONG_SILENCE:
+            self.liveness.on_silence_ends(self.last_sent, now)
         self.last_sent = now
         return _tuple(Transmit, (batch[0], batch[1], path.address, 0))
 

@@ -98,6 +98,15 @@ class Registry:
         """The peers configured at this IP address."""
         return self._near.get(host, ())
 
+    def far_ends(self, most: int) -> dict[str, Address]:
+        """Where peers are or are looked for, by host: at most so many."""
+        found: dict[str, Address] = {}
+        for peer in self:
+            for address in (peer.address,) if peer.connected else peer.opening.targets():
+                if address is not None and len(found) < most:
+                    found[address.host] = address
+        return found
+
     def is_somebodys(self, address: Address) -> bool:
         """True if any peer is configured at exactly this address."""
         return address in self._at

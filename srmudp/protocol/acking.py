@@ -74,6 +74,11 @@ class AckTiming:
             self.at = None
             self.now = True
 
+    def again(self) -> None:
+        """What was acknowledged lately may not have arrived: say it once more, at once."""
+        self._datagrams = max(1, self._datagrams)
+        self.now = True
+
     def on_sent(self, now: float) -> None:
         """All there was to acknowledge is on its way."""
         self._sent_at = now

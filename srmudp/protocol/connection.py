@@ -153,6 +153,16 @@ class Connection:
         """Ask for a sign of life."""
         self._controls.add(Ping())
 
+    def revive(self) -> None:
+        """Ask for a sign of life at once: what was sent lately may have gone nowhere, for a reason that is over."""
+        recovery = self.recovery
+        if recovery is None or not recovery.in_flight:
+            self.ping()
+        else:
+            recovery.probes = 0
+            self._probes_due = 2
+        self._acks.again()
+
     def signal(self, frame: Frame) -> None:
         """Send a frame reliably with the next record."""
         self._controls.add(frame)
@@ -170,6 +180,7 @@ class Connection:
         assert self.recovery is not None
         self.path = path
         self.recovery.move(path)
+        self.revive()
 
     def stop(self) -> None:
         """Forget the keys; what was in flight is queued again."""
@@ -498,7 +509,7 @@ class Connection:
                 outcome, probe = recovery.on_timer(now)
                 self._apply(outcome)
                 if probe:
-                    self._probes_due = 2
+                    self._probes_due = 2 if recovery.probes <= 2 else 1  # after that it is an outage, not bad luck
 
     # --- output
 
@@ -706,8 +717,8 @@ class Connection:
         """RFC 9002 section 6.2.4: something that elicits an ack, preferably what was not acknowledged longest."""
         for record in recovery.oldest(1):
             if record.header.count > 1:
-                if recovery.probes > 1 and not self._probes_due:
-                    break  # our address may have changed: only a new record of one datagram proposes that
+                if not self._probes_due:
+                    break  # our address may have changed, which only a new record of one datagram proposes
                 pending = [
                     segment
                     for flight in record.flights
@@ -716,7 +727,9 @@ class Connection:
                 ]
                 if pending:
                     self._resends.appendleft((record, pending[self._probes_due % len(pending)]))
-                    return self._resend(session, recovery, 1, now)
+                    resent = self._resend(session, recovery, 1, now)
+                    if resent is not None:  # else it was sealed for a path or keys that are gone
+                        return resent
             else:
                 chunks: list[Chunk] = []
                 controls: list[Frame] = [c for c in record.controls if not isinstance(c, (Ping, Window))]

@@ -52,7 +52,7 @@ MIN_PROBE_TIMEOUT: Final = 0.010
 """A peer whose interpreter is busy answers some milliseconds late; that is no loss."""
 MAX_BACKOFF: Final = 6
 """The probe timeout doubles at most this often."""
-MAX_PROBE_INTERVAL: Final = 2.0
+MAX_PROBE_INTERVAL: Final = 1.0
 """Seconds between probes at most, unless the path is longer: one that works again after an outage is noticed soon."""
 STALE_RECORDS: Final = 32_768
 """A record this far behind the newest is given up and its information sent anew (half the replay window)."""

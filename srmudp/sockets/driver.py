@@ -684,13 +684,16 @@ class Driver(Runner):
                 if due < until and due < self.lease.looks_at:
                     until = due
                 remaining = until - monotonic()
-                woken = self._baton.sleep(None if until == inf else min(self._span, max(_TICK, remaining)))
+                woken = self._baton.sleep(
+                    None if until == inf else min(self._surroundings.pause, max(_TICK, remaining))
+                )
                 if not woken or self._sleep_until <= monotonic() or self._jobs or self._deferred:
                     break
 
     def _turn(self) -> None:
         """Let the endpoint see to what is due, and note when to do so again."""
         endpoint = self.endpoint
+        self._surroundings.look()
         with self._lock:
             if self.stopped:
                 return
@@ -700,7 +703,7 @@ class Driver(Runner):
                 now = monotonic()
                 if self._notes:
                     self._do_notes(now)
-                self._note_sleep(now)
+                self._surroundings.tell(now)
                 gathered, until = self._gathered, self._gathered_until
                 deadline = endpoint.next_timer()
                 if deadline is not None and deadline <= now:
@@ -772,4 +775,4 @@ class Driver(Runner):
         self._wakeup.close()
         self._nudge.close()
         self.transport.close()
-        del self.endpoint
+        del self.endpoint, self._surroundings

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
 from ..exceptions import LocalProtocolError
 from ..transports.base import opener_of
 from .faults import Faults
-from .waiting import Topics, time_asleep
+from .surroundings import Surroundings
+from .waiting import Topics
 
 if TYPE_CHECKING:
     from ..peers.endpoint import Endpoint
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-_ASLEEP = 5.0
-"""Seconds of sleep of the machine that the endpoint is told of."""
 
 
 class Runner(ABC):
@@ -35,7 +33,7 @@ class Runner(ABC):
         transport: non-blocking; closed with the driver.
         on_event: given each event and ``now`` while the endpoint is worked with; must not wait for anything.
         on_output: called after each round, however short.
-        span: seconds between looks at whether the machine has slept, while there are deadlines.
+        span: seconds between looks at what became of the machine and its network, while there are deadlines.
     """
 
     def __init__(
@@ -54,8 +52,7 @@ class Runner(ABC):
         self.stopped = False
         self._on_event = on_event
         self._on_output = on_output
-        self._span = span
-        self._asleep = time_asleep()
+        self._surroundings = Surroundings(endpoint, transport.local_address(), span)
         self._pid = os.getpid()
         self._busy = False
         self._faults = Faults(self.drops)
@@ -95,13 +92,6 @@ class Runner(ABC):
                 self._on_event(event, now)
             except Exception as error:
                 self._faults.add("event", error)
-
-    def _note_sleep(self, now: float) -> None:
-        """Tell the endpoint if the machine has slept since the last look."""
-        asleep = time_asleep()
-        if asleep - self._asleep >= _ASLEEP:
-            self.endpoint.handle_resumed(asleep - self._asleep, now)
-        self._asleep = asleep
 
     def _give_up_half_done(self, error: BaseException) -> None:
         """``error`` left a call to the endpoint half done: whatever session was touched must not be gone on with."""

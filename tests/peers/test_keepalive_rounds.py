@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from srmudp.models import EventKind
-from srmudp.peers.endpoint import KEEPALIVE_ROUNDS
+from srmudp.peers.liveness import KEEPALIVE_ROUNDS
 from srmudp.wire.packet import RECORD
 from tests.endpoints import LINK, Recorder, kinds, make_node, name_of
 from tests.simnet import SimNet

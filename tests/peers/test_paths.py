@@ -23,7 +23,7 @@ def test_nothing_to_do_at_first() -> None:
     validator = PathValidator()
     assert validator.next_timer() is None
     assert validator.decide(1e9) is None
-    validator.on_response(bytes(8), NEW)
+    validator.on_response(bytes(8), NEW, False, 0.0)
 
 
 def test_the_two_challenges_differ() -> None:
@@ -35,7 +35,7 @@ def test_the_two_challenges_differ() -> None:
 def test_a_silent_old_address_and_an_answering_new_one_move() -> None:
     validator = PathValidator()
     probe = proposed(validator)
-    validator.on_response(probe.nonce_new, NEW)
+    validator.on_response(probe.nonce_new, NEW, False, 0.0)
     when = validator.next_timer()
     assert when is not None
     assert when == pytest.approx(10.2)
@@ -52,7 +52,7 @@ def test_an_old_address_that_answers_is_kept(order: str) -> None:
     probe = proposed(validator)
     answers = [(probe.nonce_new, NEW), (probe.nonce_old, OLD)]
     for nonce, source in answers if order == "new first" else reversed(answers):
-        validator.on_response(nonce, source)
+        validator.on_response(nonce, source, False, 0.0)
     assert validator.decide(11.0) is None
     assert validator.probe is None
 
@@ -77,7 +77,7 @@ def test_no_answer_at_all_keeps_the_old_address() -> None:
 def test_an_answer_counts_for_its_own_address_and_nonce_only(nonce: bytes, source: Address) -> None:
     validator = PathValidator()
     proposed(validator)
-    validator.on_response(nonce, source)
+    validator.on_response(nonce, source, False, 0.0)
     assert validator.decide(11.0) is None
 
 
@@ -87,8 +87,8 @@ def test_answers_to_an_earlier_probe_count_for_nothing() -> None:
     assert validator.decide(10.2) is None
     second = validator.propose(NEW, bytes(range(16, 32)), 0.1, 11.0)
     assert second is not None
-    validator.on_response(first.nonce_new, NEW)
-    validator.on_response(first.nonce_old, OLD)
+    validator.on_response(first.nonce_new, NEW, False, 0.0)
+    validator.on_response(first.nonce_old, OLD, False, 0.0)
     assert not second.new_answered
     assert not second.old_answered
 

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from srmudp import Config, MultiHolepunchSocket
-from srmudp.sockets import runner, waiting
+from srmudp.sockets import surroundings, waiting
 from srmudp.transports.base import Transport
 from srmudp.transports.batch import BatchSocket
 from srmudp.wire.packet import RECORD, RESEND, RESEND_OVERHEAD
@@ -368,7 +368,7 @@ def test_attack_43_the_driver_tells_of_sleep(make: Make, monkeypatch: pytest.Mon
     A machine that slept for an hour, as far as that clock says: it connects anew at once, and its peer follows.
     """
     slept = 0.0
-    monkeypatch.setattr(runner, "time_asleep", lambda: slept)
+    monkeypatch.setattr(surroundings, "time_asleep", lambda: slept)
     a, b = make(timeout=60, span=0.05), make(timeout=60, span=3600)
     heard: list[str] = []
     a.on_event(lambda event: heard.append(f"{event.kind} {event.reason}"))

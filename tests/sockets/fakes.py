@@ -84,6 +84,9 @@ class FakeEndpoint:
         self.timer = None
         self.on_timer(now)
 
+    def far_ends(self, most: int) -> dict[str, Address]:
+        return {}
+
     def handle_interrupted(self, now: float) -> None:
         self.interrupted += 1
 

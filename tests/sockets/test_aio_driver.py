@@ -9,7 +9,7 @@ import time
 import pytest
 
 from srmudp.exceptions import LocalProtocolError
-from srmudp.sockets import runner
+from srmudp.sockets import surroundings
 from srmudp.sockets.aio import driver as module
 from srmudp.transports.base import Batch
 from tests.loops import BOB, in_loop, new_rig, reach, turns
@@ -83,8 +83,11 @@ async def test_what_is_due_is_not_put_off_by_other_work() -> None:
 async def test_a_machine_that_slept(monkeypatch: pytest.MonkeyPatch) -> None:
     async with new_rig(span=0.001) as rig:
         resumed: list[float] = []
+        before = surroundings.time_asleep()
+        monkeypatch.setattr(surroundings, "time_asleep", lambda: before)
+        rig.engine.driver._surroundings._asleep = before
         rig.endpoint.handle_resumed = lambda slept, now: resumed.append(slept)  # type: ignore[attr-defined]
-        monkeypatch.setattr(runner, "time_asleep", lambda: rig.engine.driver._asleep + 3600.0)
+        monkeypatch.setattr(surroundings, "time_asleep", lambda: before + 3600.0)
 
         def set_timer(now: float) -> None:
             rig.endpoint.timer = now + 60

@@ -316,7 +316,7 @@ class Driver(Runner):
         if deadline is None or deadline >= self._timer_at:
             return
         now = monotonic()
-        at = min(now + self._span, max(now + _TICK, deadline))
+        at = min(now + self._surroundings.pause, max(now + _TICK, deadline))
         if at >= self._timer_at:  # what is due already is waited for: work must not put it off again and again
             return
         if self._timer is not None:
@@ -331,7 +331,8 @@ class Driver(Runner):
 
     def _handle_timer(self, now: float) -> None:
         endpoint = self.endpoint
-        self._note_sleep(now)
+        self._surroundings.look()
+        self._surroundings.tell(now)
         deadline = endpoint.next_timer()
         if deadline is not None and deadline <= now:
             endpoint.handle_timer(now)
@@ -419,4 +420,4 @@ class Driver(Runner):
         """In a child after ``fork``: give up keys and descriptor. The loop's own state is the parent's as well."""
         self.stopped = True
         self.transport.close()
-        del self.endpoint
+        del self.endpoint, self._surroundings
