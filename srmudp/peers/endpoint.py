@@ -42,7 +42,6 @@ from ..wire.packet import (
     parse_segment,
 )
 from .admission import AcceptPolicy, Admission
-from .attempts import Attempt
 from .handshakes import Handshakes
 from .host import Receipt, Transmit
 from .intake import Intake
@@ -112,7 +111,9 @@ class Endpoint:
         """Lets in who has one; for the owner to open some."""
         self._sessions: dict[int, tuple[Peer, Session]] = {}
         self._events: deque[Event] = deque()
-        self._handshakes = Handshakes(self, us, backend, self._registry, self._admission, rate)
+        self._handshakes = handshakes = Handshakes(self, us, backend, self._registry, self._admission, rate)
+        self.note_generation = handshakes.note_generation
+        self.open_attempt, self.forget_attempt = handshakes.open_attempt, handshakes.forget_attempt
         self.stun = Stun(
             *(random, self.drops, self._send_clear, self._on_server_answered, self._registry.sightings),
             serve=serve_stun,
@@ -689,18 +690,6 @@ class Endpoint:
     def add_job(self, compute: Callable[[], T], commit: Callable[[T | None, float], None]) -> None:
         """Have something computed outside the lock and committed under it."""
         self._handshakes.jobs.append(Job(compute, commit))
-
-    def note_generation(self, generation: int) -> None:
-        """See :meth:`Handshakes.note_generation`."""
-        self._handshakes.note_generation(generation)
-
-    def open_attempt(self, peer: Peer, now: float) -> Attempt:
-        """See :meth:`Handshakes.open_attempt`."""
-        return self._handshakes.open_attempt(peer, now)
-
-    def forget_attempt(self, attempt: Attempt) -> None:
-        """See :meth:`Handshakes.forget_attempt`."""
-        self._handshakes.forget_attempt(attempt)
 
     def new_session(self, peer: Peer, agreed: Agreed, now: float) -> Session:
         """Keys for a peer, findable by their index."""
