@@ -128,24 +128,29 @@ def main() -> int:
     )
     parser.add_argument("--runs", type=int, default=20, help="conversations with each package")
     parser.add_argument("--size", type=float, default=8.0, help="MiB each way")
+    parser.add_argument("--first", type=int, default=0, help="begin with the run of this number")
+    parser.add_argument("--package", choices=list(PACKAGES), help="one of them; both by default")
     parser.add_argument("--loss", type=float, help="share of the datagrams lost, both ways")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timeout", type=float, default=180.0, help="seconds for one transfer")
     given = parser.parse_args()
-    failed = 0
-    for wire in PACKAGES:
-        try:
-            directory = package_directory(wire)
-        except Unavailable as error:
-            print(f"{wire}: {error}", flush=True)
-            return 2
-        for run in runs_of(wire, given.runs, int(given.size * MIB), given.loss, 0):
+    failed = passed = 0
+    for wire in [given.package] if given.package else list(PACKAGES):
+        runs = list(runs_of(wire, given.first + given.runs, int(given.size * MIB), given.loss, given.seed))
+        for run in runs[given.first :]:
             what = f"{wire:13} {run.host:9} {run.first} first, {run.closes} closes, loss {run.loss:.0%}"
             try:
+                directory = package_directory(wire)  # each time: the cache may be cleared meanwhile
                 print(f"{what}: {converse(run, directory, given.timeout):.2f} MiB/s each way", flush=True)
+            except Unavailable as error:
+                print(f"{wire}: {error}", flush=True)
+                return 2
             except (AssertionError, OSError) as error:
                 failed += 1
                 print(f"{what}: FAILED: {error!r}", flush=True)
-    print(f"{failed} failed")
+            else:
+                passed += 1
+    print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
 
 
