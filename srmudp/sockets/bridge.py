@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -41,7 +42,7 @@ class Bridge:
     """
 
     def __init__(self) -> None:
-        outer, self._inner = socket.socketpair()
+        outer, self._inner = _pair()
         self._inner.setblocking(False)
         self.descriptor = outer.detach()
         self.spoil: Callable[[], object] = lambda: None
@@ -265,6 +266,12 @@ class Bridge:
             self._inner.close()
             wakeup.close()
 
+    def join(self) -> None:
+        """Wait until the thread is done: after :meth:`end_writing`, until the outer end was closed."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
     def release(self) -> None:
         """Close the inner end at once, if the thread does not. Takes no lock; also in a child after ``fork``."""
         self._given_up = True
@@ -274,3 +281,20 @@ class Bridge:
                 self._wakeup.close()
         else:
             self._wake()
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected sockets. libuv, which uvloop stands on, connects its streams to none but those of TCP."""
+    if "uvloop" not in sys.modules:
+        return socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        while True:
+            outer = socket.create_connection(server.getsockname())
+            inner, whose = server.accept()
+            if whose == outer.getsockname():
+                break
+            outer.close()  # another program of this machine was faster
+            inner.close()
+    for end in (outer, inner):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return outer, inner

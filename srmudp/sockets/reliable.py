@@ -140,6 +140,7 @@ class SecureReliableSocket(StreamSurface):
         self._line: Line | None = None
         self._stream: StreamEnd | None = None
         self._shut = False
+        self._brought_home = False  # by a thread that has all it needs
         self._wants_descriptor = False
         self._broadcast_hook: BroadcastHook | None = None
         self._message_hook: MessageHook | None = None
@@ -628,26 +629,53 @@ class SecureReliableSocket(StreamSurface):
             self._bridge.release()
             return
         patience = 0.0 if line.hooks.is_current_thread() or not blocks else _CLOSE
+        self._bring_home(patience, detached=False)
+
+    def _bring_home(self, patience: float, *, detached: bool) -> None:
+        """Close the line on a thread that needs this object no more, and wait for that at most ``patience`` seconds."""
+        line = self._line
+        assert line is not None
         line.is_being_closed = True  # already now: the program may end before the thread has begun
-        closer = threading.Thread(
-            target=_bring_home, args=(line, self._bridge, self._terms.timeout), name="srmudp-closer", daemon=True
-        )
+        self._brought_home = True
+        arguments = line, self._bridge, self._terms.timeout, detached
+        closer = threading.Thread(target=_bring_home, args=arguments, name="srmudp-closer", daemon=True)
         try:
             closer.start()
         except RuntimeError:  # the interpreter is on its way out
-            _bring_home(line, self._bridge, self._terms.timeout)
+            _bring_home(*arguments)
         else:
             closer.join(patience)
+
+    def detach(self) -> int:
+        """Hand over the descriptor of a stream, as event loops do: it goes on being one until it is closed.
+
+        This object is then closed; what is written into the descriptor is brought home as by :meth:`close`.
+
+        Raises:
+            OSError: not connected, or this socket has messages.
+        """
+        line, stream = self._line, self._stream
+        if line is None or stream is None or self._shut:
+            not_here("only a connected stream has a descriptor of use to others")
+        stream.use_bridge()
+        with self._opening:
+            self._shut = True
+        self._bridge.end_writing()
+        number = super().detach()
+        self.receiver_socket.close()
+        self._bring_home(0.0, detached=True)
+        return number
 
     def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         line: Line | None = getattr(self, "_line", None)
         if line is not None and (line.ended or line.peer_closed):
             super()._real_close()  # type: ignore[misc]  # the peer has closed it: nothing was forgotten
-        if line is not None and not line.ended and not line.closing and not line.is_foreign and not _is_finalizing():
-            line.abandon()
-        bridge: Bridge | None = getattr(self, "_bridge", None)
-        if bridge is not None:
-            bridge.release()
+        if not getattr(self, "_brought_home", False):
+            if line is not None and not (line.ended or line.closing or line.is_foreign or _is_finalizing()):
+                line.abandon()
+            bridge: Bridge | None = getattr(self, "_bridge", None)
+            if bridge is not None:
+                bridge.release()
         udp: UdpHandle | None = getattr(self, "receiver_socket", None)
         if udp is not None:
             udp.close()
@@ -718,8 +746,10 @@ def _pair(address: tuple[Any, ...] | None) -> tuple[str, int]:
     return ("", 0) if address is None else (address[0], address[1])
 
 
-def _bring_home(line: Line, bridge: Bridge, timeout: float) -> None:
+def _bring_home(line: Line, bridge: Bridge, timeout: float, detached: bool) -> None:
     try:
+        if detached:
+            bridge.join()
         line.close(timeout)
     finally:
         bridge.release()

@@ -113,10 +113,6 @@ class StreamSurface(socket.socket, ABC):
         """Never."""
         not_here("a connection cannot be duplicated")
 
-    def detach(self) -> NoReturn:
-        """Never."""
-        not_here("the descriptor is of no use without this object")
-
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a SecureReliableSocket holds keys and an open port and cannot be copied or pickled")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import socket
 import time
@@ -169,6 +170,41 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+UVLOOP = """
+import asyncio, os, uvloop
+from srmudp import SecureReliableSocket
+
+async def opened(port):
+    sock = SecureReliableSocket()
+    await asyncio.to_thread(sock.connect, ("127.0.0.1", port))
+    return sock, *await asyncio.open_connection(sock=sock)
+
+async def main(port):
+    (one, reader1, writer1), (two, reader2, writer2) = await asyncio.gather(opened(port), opened(port))
+    data = os.urandom(2_000_000)
+    writer1.write(data)
+    writer1.write_eof()
+    assert await reader2.read() == data
+    writer2.write(data)
+    writer2.close()
+    await writer2.wait_closed()
+    assert two.is_closed
+    assert await reader1.read() == data
+    writer1.close()
+    await writer1.wait_closed()
+    assert one.is_closed
+
+with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner.run(main(PORT))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")
+def test_under_uvloop(tmp_path: Path) -> None:
+    with Program(["-c", UVLOOP.replace("PORT", str(free_port()))], tmp_path) as program:
+        assert program.finish() == ""
 
 
 def test_what_was_written_arrives_though_the_program_ends_at_once(make: Maker, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import select
@@ -11,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,6 +195,37 @@ def test_programs_that_know_nothing_but_the_descriptor(make: Maker) -> None:
         got += os.read(number, 70_000)
     sending.result(DEADLINE)
     assert got == data
+
+
+@pytest.mark.parametrize("pair", ["of the system", "that uvloop needs"])
+def test_a_descriptor_that_is_handed_over(make: Maker, pair: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if pair == "that uvloop needs":
+        monkeypatch.setitem(sys.modules, "uvloop", sys)
+    one, two = make.streams()
+    number = one.detach()
+    assert one.is_closed
+    assert one.fileno() == -1
+    with pytest.raises(OSError, match="descriptor"):
+        one.detach()
+    one.close()
+    make.forget(one)
+    del one
+    gc.collect()
+    two.sendall(b"question")
+    assert os.read(number, 100) == b"question"
+    data = os.urandom(1_000_000)
+
+    def write() -> None:
+        at = 0
+        while at < len(data):
+            at += os.write(number, data[at : at + 100_000])
+        os.close(number)
+
+    writing = make.start(write)
+    assert read(two, len(data)) == data
+    writing.result(DEADLINE)
+    assert two.recv(1) == b""
+    assert two.is_closed
 
 
 # --- writing ---
@@ -458,6 +491,19 @@ def test_a_stream_whose_rest_did_not_arrive_in_time_has_no_end(make: Maker, way:
     while two.established:
         time.sleep(0.001)
     assert 0 < read_until_torn(two.recv) < sent
+
+
+def test_what_was_written_arrives_though_nobody_holds_the_closed_socket(make: Maker, way: Way) -> None:
+    one, two = way(make.streams(config=SMALL))
+    sent = send_what_goes(one)
+    one.close()
+    make.forget(one)
+    gone = weakref.ref(one)
+    del one
+    gc.collect()
+    assert gone() is None
+    assert read(two, sent) == bytes(sent)
+    assert two.recv(1) == b""
 
 
 def test_a_descriptor_tells_that_the_stream_is_torn(make: Maker) -> None:
