@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import pytest
 from hypothesis import settings
@@ -21,8 +21,25 @@ if TYPE_CHECKING:
 LEAK_WAIT = 2.0
 """Seconds that threads on their way out are waited for, all together."""
 
-COMPUTING = {("crypto",), ("wire",), ("protocol",), ("nat",), ("peers",), ("fuzz",)}
-"""Folders whose tests use no socket and no thread."""
+COMPUTING = {
+    *("crypto", "fuzz", "nat", "peers", "protocol", "wire"),
+    *("test_architecture.py", "test_attack_table.py", "test_protocol_document.py"),
+    *("test_simlinks.py", "test_simnet.py"),
+}
+"""Folders and files whose tests use no socket and no thread."""
+PROGRAMS = {"chat", "cli", "interop", "test_documents.py", "test_examples.py", "test_old_programs.py"}
+"""Folders and files whose tests run programs and read what they print, and take their time over it."""
+NO_KEYS = {
+    *("benchmarks/test_link.py", "benchmarks/test_report.py"),
+    *("chat/test_commands.py", "chat/test_letters.py", "chat/test_safe.py"),
+    *("cli/test_completion.py", "cli/test_text.py"),
+    *("files/test_incoming.py", "files/test_messages.py", "files/test_names.py"),
+    *("protocol/test_rangeset.py", "protocol/test_recovery.py"),
+    *("test_architecture.py", "test_attack_table.py", "test_simlinks.py", "test_simnet.py"),
+    *("transports/test_batch.py", "transports/test_impaired.py", "transports/test_udp.py"),
+    *("wire/test_codec.py", "wire/test_packet.py", "wire/test_srudp.py", "wire/test_stun.py"),
+}
+"""Files whose tests compute with no key; that they do not is checked."""
 
 _FDS = "/proc/self/fd"
 _CAN_LIST = os.path.isdir(_FDS)
@@ -87,14 +104,25 @@ def leaked_descriptors(before: Counter[str]) -> list[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have tests with real sockets, threads and processes run one after the other, in one of the two workers.
+    """Mark what may run beside what, and what the choice of a back end makes no difference to.
 
-    They keep time. Beside them there is never more than one worker with tests that only compute.
+    Tests with real sockets and threads keep time, so they run one after the other, in one of the two workers, and
+    beside them never more than one worker with something else. So do those that run programs, in the other one.
     """
     for item in items:
-        folder = item.path.relative_to(item.config.rootpath).parts[1:2]
-        if folder not in COMPUTING:
-            item.add_marker(pytest.mark.xdist_group("real"))
+        place = item.path.relative_to(item.config.rootpath).parts[1:]
+        if place and place[0] not in COMPUTING:
+            item.add_marker(pytest.mark.xdist_group("programs" if place[0] in PROGRAMS else "real"))
+        if "/".join(place) in NO_KEYS or _names_its_backend(item):
+            item.add_marker(pytest.mark.any_backend)
+
+
+def _names_its_backend(item: pytest.Item) -> bool:
+    """Whether there is one such test for each back end."""
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and any(
+        isinstance(value, str) and value in ("cryptography", "pycryptodome") for value in callspec.params.values()
+    )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -116,3 +144,22 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     left_open = leaked_descriptors(descriptors)
     if stuck or left_open:
         pytest.fail(f"left behind: threads {stuck}, descriptors {left_open}", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_keys(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is said to compute with no key does not."""
+    path = request.node.path.relative_to(request.config.rootpath)
+    if "/".join(path.parts[1:]) not in NO_KEYS:
+        return
+    from srmudp.crypto import backend
+
+    def refuse(*arguments: Any) -> NoReturn:
+        raise AssertionError("this test computes with keys: take it off NO_KEYS in tests/conftest.py")
+
+    for library in (backend._Cryptography, backend._Pycryptodome):
+        for name in ("aead", "x25519", "x25519_public", "ed25519_public"):
+            monkeypatch.setattr(library, name, refuse)
+    for aead in (backend._CryptographyAead, backend._PycryptodomeAead):
+        for name in ("seal", "open"):
+            monkeypatch.setattr(aead, name, refuse)

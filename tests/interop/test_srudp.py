@@ -13,7 +13,6 @@ from srmudp.models import Wire
 from tests.interop.srudp import PACKAGES, Run, Unavailable, converse, package_directory
 
 
-@pytest.mark.xdist_group("interop")
 @pytest.mark.parametrize("wire", PACKAGES)
 def test_a_published_package_converses_with_us(wire: Wire) -> None:
     try:
