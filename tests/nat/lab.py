@@ -44,10 +44,11 @@ _REMEMBER = """
     set met { type TYPE; flags dynamic,timeout; timeout 60s; }
     chain out { type filter hook forward priority 0; oifname wan meta l4proto udp update @met { KEY }; }
 """
+# The ports stand in a map because a number that nft computes gets into a port with its bytes the wrong way round.
 _SEQUENTIAL = """
     chain post {
         type nat hook postrouting priority 100;
-        oifname wan meta l4proto udp snat to OUTSIDE : numgen inc mod 500 offset FIRST;
+        oifname wan meta l4proto udp snat to OUTSIDE : numgen inc mod 500 map { IN_A_ROW };
     }
 """
 _ONE_A_HOST = """
@@ -204,6 +205,7 @@ class NatLab(Namespaces):
         ):
             rules = (
                 rules.replace("FIRST", str(self._first))
+                .replace("IN_A_ROW", ", ".join(f"{number} : {self._first + number}" for number in range(500)))
                 .replace("OUTSIDE", its_outside)
                 .replace("INSIDE", its_inside)
                 .replace("SECOND", its_second)

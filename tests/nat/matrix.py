@@ -8,7 +8,7 @@
 
 Needs root, ``ip`` and ``nft``; makes its own network namespaces and removes them, also when it is interrupted (the
 next run removes those of one that was killed). Both ends ask two STUN servers from the socket that punches, tell each
-other the address with their PeerId, and begin at once. Beside pairs of homes there are situations with a name: two
+other the address with their PeerId and what they know of their NAT, and begin at once. Beside pairs of homes there are situations with a name: two
 hosts in one home, two homes of one carrier, IPv6. Prints a table with the letter that ``tests/nat/facts.py`` expects
 and what came out, a line for every pair, and exits with 1 if one of them falls short: S, O, T and P have to connect
 within 3 s (95th percentile), RB within 30 s, and R has to say within 3 s that it cannot.
@@ -63,8 +63,9 @@ def trial(
             for host, sock, seen in zip(where, socks, found, strict=True)
         )
         began = time.monotonic()
-        a.add_peer("b", Peer(to_b, b.peer_id))
-        b.add_peer("a", Peer(to_a, a.peer_id))
+        nat_a, nat_b = (None if seen is None else seen.traits for seen in found)
+        a.add_peer("b", Peer(to_b, b.peer_id, nat=nat_b))
+        b.add_peer("a", Peer(to_a, a.peer_id, nat=nat_a))
         done = a.wait_connected("b", within) and b.wait_connected("a", max(0.0, began + within - time.monotonic()))
         took = time.monotonic() - began
         mappings = " and ".join("no answer" if seen is None else seen.mapping.value for seen in found)
