@@ -33,6 +33,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from srmudp.models import Address
+from srmudp.protocol.events import SocketsWanted
 from tests.simlinks import NAT_PROFILES, Attached, Link, Nat, Pipe, Realm, Then, count_datagrams
 
 __all__ = ["NAT_PROFILES", "Link", "Livelock", "Nat", "Node", "SimNet", "SimNode", "Transmit", "take_messages"]
@@ -125,6 +126,7 @@ class SimNode:
         timer_lag: seconds by which its timers fire late, as under a busy interpreter lock.
         job_delay: seconds of virtual time between ``next_job`` and ``finish_job``; other input may come between.
         gro: deliver runs of equal datagrams as one batch.
+        sockets: how many more the system lets it open.
     """
 
     def __init__(self, net: SimNet, node: Any, host: Host, port: int) -> None:
@@ -135,6 +137,9 @@ class SimNode:
         self.timer_lag = self.job_delay = 0.0
         self.gro = True
         self.attached = True
+        self.sockets = 256
+        self._more: dict[Address, list[int]] = {}
+        self._heard: dict[Address, int] = {}
         self._v4: Address | None = None
         self._v6: Address | None = None
         self._addressed()
@@ -169,8 +174,27 @@ class SimNode:
         self.attached = False
         if self in self.net.nodes:
             self.net.nodes.remove(self)
+        for remote in list(self._more):
+            self.spread(remote, 0)
         if self.host.ports.get(self.port) is self:
             del self.host.ports[self.port]
+
+    def spread(self, remote: Address, count: int) -> int:
+        """Have more sockets towards a remote, as ``srmudp.transports.fan`` does it; how many there are."""
+        ports, heard = self._more.pop(remote, []), self._heard.get(remote)
+        kept = [heard] if count == 1 and heard in ports else []
+        for port in ports:
+            if port not in kept:
+                del self.host.ports[port]
+        if count > 1:
+            count = min(count, self.sockets)
+            kept = [port for port in range(49_152, 65_536) if port not in self.host.ports][:count]
+            self.host.ports.update(dict.fromkeys(kept, self))
+        if count != 1 or not kept:
+            self._heard.pop(remote, None)
+        if kept:
+            self._more[remote] = kept
+        return len(kept)
 
     def _addressed(self) -> None:
         self._v4 = next((Address(a, self.port) for a in self.host.addresses if ":" not in a), None)
@@ -589,6 +613,10 @@ class SimNet:
             while (event := node.next_event()) is not None:
                 self._enter(sim)
                 sim.events.append(event)
+                if isinstance(event, SocketsWanted):
+                    count = sim.spread(event.remote, event.count)
+                    if event.count > 1:
+                        sim.node.note_sockets(event.peer, count, now)
                 if sim.on_event is not None:
                     reacted = True
                     if sim.on_event is not take_messages:
@@ -602,19 +630,25 @@ class SimNet:
         source = sim._v6 if ":" in destination[0] else sim._v4
         if source is None:
             return False
+        if destination not in sim._heard:
+            for port in sim._more.get(destination, ()):
+                self._open(sim.host.realm, hop_limit, source._replace(port=port), destination)
         for watcher in self._openers:
             watcher(self.now, source, destination, datagram, hop_limit)
-        realm = sim.host.realm
+        if self._open(sim.host.realm, hop_limit, source, destination):
+            return False
+        self.counts["hops"] += 1
+        return True
+
+    def _open(self, realm: Realm, hop_limit: int, source: Address, destination: Address) -> bool:
+        """Open the NATs that a datagram passes before it dies; whether it does not."""
         while destination[0] not in realm.attached and realm.gateway is not None and hop_limit > 1:
             gateway, hop_limit = realm.gateway, hop_limit - 1
             outside = gateway.translate(source, destination) if gateway.udp and not gateway.cut else None
             if outside is None:
                 break
             source, realm = outside, gateway.realm
-        if destination[0] in realm.attached and hop_limit > (ROUTERS if realm.gateway is None else 0):
-            return False
-        self.counts["hops"] += 1
-        return True
+        return destination[0] in realm.attached and hop_limit > (ROUTERS if realm.gateway is None else 0)
 
     def _send(self, sim: SimNode, payload: bytes, segment_size: int, destination: Address) -> None:
         if type(payload) is not bytes:
@@ -629,6 +663,8 @@ class SimNet:
         if source is None or segment_size > MAX_DATAGRAM:
             self.counts["no_route" if source is None else "too_big"] += count
             return
+        if destination in sim._heard:
+            source = source._replace(port=sim._heard[destination])
         for watcher in self._taps:
             for offset in range(0, size or 1, segment_size or 1):
                 watcher(self.now, source, destination, payload[offset : offset + segment_size])
@@ -675,6 +711,10 @@ class SimNet:
 
     def deliver(self, sim: SimNode, buffer: bytes, segment_size: int, source: Address, destination: Address) -> None:
         node, now = sim.node, self.now
+        if destination[1] in sim._more.get(source, ()):
+            sim._heard[source] = destination[1]
+        elif len(sim._more.get(source, ())) > 1:  # nothing is settled yet
+            sim._heard.pop(source, None)
         if not sim.gro and len(buffer) > segment_size:
             for offset in range(0, len(buffer), segment_size):
                 datagram = buffer[offset : offset + segment_size]

@@ -714,6 +714,7 @@ class Endpoint:
         peer.opening.cancel_attempt()
         peer.opening.drop_half_open()
         peer.opening.puncher.stop()
+        peer.proof = None
         if peer.connection.session is not None:
             self.forget_session(peer.connection.session)
         peer.connection.forget()

@@ -8,10 +8,10 @@
 
 Needs root, ``ip`` and ``nft``; makes its own network namespaces and removes them, also when it is interrupted (the
 next run removes those of one that was killed). Both ends ask two STUN servers from the socket that punches, tell each
-other the address with their PeerId and what they know of their NAT, and begin at once. Beside pairs of homes there are situations with a name: two
-hosts in one home, two homes of one carrier, IPv6. Prints a table with the letter that ``tests/nat/facts.py`` expects
-and what came out, a line for every pair, and exits with 1 if one of them falls short: S, O, T and P have to connect
-within 3 s (95th percentile), RB within 30 s, and R has to say within 3 s that it cannot.
+other the address with their PeerId and what they know of their NAT, and begin at once. Beside pairs of homes there are
+situations with a name: two hosts in one home, two homes of one carrier, IPv6. Prints a table with the letter that
+``tests/nat/facts.py`` expects and what came out, a line for every pair, and exits with 1 if one of them falls short: S,
+O, T and P have to connect within 3 s (95th percentile), RB within 30 s, and R has to say within 3 s that it cannot.
 """
 
 from __future__ import annotations
