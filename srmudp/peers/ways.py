@@ -21,6 +21,8 @@ from .jobs import TokenBucket
 
 ROUND: Final = 60.0
 """Seconds between two looks for a better way."""
+FIRST_ROUNDS: Final = (5.0, 20.0)
+"""The first of them come sooner: what was busy when the session began may be so no longer."""
 TRIES: Final = (0.0, 0.2, 0.5, 1.0)
 """Seconds after which an address is challenged (again) in a round: the other end's router must have been opened too."""
 SAMPLES: Final = 3
@@ -45,6 +47,8 @@ AS_FAST: Final = 1.25
 """It is as fast if it takes no more than this part."""
 TOLERANCE: Final = 0.001
 """Seconds that a round trip may vary for no reason, in both."""
+LAN_TOLERANCE: Final = 0.005
+"""The same where one of two ways does not leave our own network: that one is not given up for a trifle."""
 
 
 class Move(NamedTuple):
@@ -96,7 +100,7 @@ class Ways:
 
     __slots__ = (
         *("_ask_lead_at", "_budget", "_claimed", "_everyone", "_given", "_lead", "_lead_interval", "_ours", "_present"),
-        *("_random", "_round_at", "_searching", "_serial", "_ways", "next_at"),
+        *("_random", "_round_at", "_rounds", "_searching", "_serial", "_ways", "next_at"),
     )
 
     def __init__(self, random: Callable[[int], bytes], everyone: TokenBucket) -> None:
@@ -113,6 +117,7 @@ class Ways:
         self._lead_interval = LEAD_INTERVAL / 2
         self._ask_lead_at = 0.0
         self._round_at = inf
+        self._rounds = 0
         self._searching: float | None = None  # since when the present path is silent
         self.next_at = inf
 
@@ -142,6 +147,7 @@ class Ways:
         self._lead = self._searching = None
         self._lead_interval, self._ask_lead_at = LEAD_INTERVAL / 2, now
         self._ways.clear()
+        self._rounds = 0
         self._present = present
         self._ours = ours
         self._given = tuple(given)
@@ -209,7 +215,8 @@ class Ways:
             way.tries = way.got = 0
             way.next_at = at
             at += SPACING
-        self._round_at = now + ROUND * (0.875 + self._random(1)[0] / 1024)
+        interval = FIRST_ROUNDS[self._rounds] if self._rounds < len(FIRST_ROUNDS) else ROUND
+        self._round_at = now + interval * (0.875 + self._random(1)[0] / 1024)
 
     def on_moved(self, address: Address, now: float) -> None:
         """The path leads elsewhere from now on."""
@@ -273,6 +280,7 @@ class Ways:
     def due(self, now: float) -> list[tuple[Address, bytes]]:
         """The challenges to be sent now: address and nonce."""
         if now >= self._round_at:
+            self._rounds += 1
             self._begin(self._in_order(), now)
             for way in self._ways.values():
                 if way.fruitless >= FRUITLESS and way.proven_at is None and way.address not in self._given:
@@ -371,11 +379,12 @@ class Ways:
     def _advantage(self, way: Way, rtt: float, present: Way, present_rtt: float) -> str:
         """Why one is better than the present one, or nothing."""
         times = f"{1000 * rtt:.1f} ms instead of {1000 * present_rtt:.1f} ms"
-        if rtt < FASTER * present_rtt - TOLERANCE:
-            return f"a faster way, {times}"
-        if rtt > AS_FAST * present_rtt + TOLERANCE:
-            return ""
         near, present_near = nearness(way.address, self._ours), nearness(present.address, self._ours)
+        tolerance = TOLERANCE if SAME_NETWORK not in (near, present_near) else LAN_TOLERANCE
+        if rtt < FASTER * present_rtt - tolerance:
+            return f"a faster way, {times}"
+        if rtt > AS_FAST * present_rtt + tolerance:
+            return ""
         if near > present_near:
             return f"{'on our own network' if near == SAME_NETWORK else 'a nearer way'}, {times}"
         return f"the peer uses it too, {times}" if way.address == self._lead and near == present_near else ""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
 from srmudp.models import Address, Candidate, CandidateKind, EventKind, PeerStatus
 from srmudp.peers.endpoint import AcceptPolicy, Discovery
+from srmudp.peers.jobs import TokenBucket
+from srmudp.peers.ways import Ways
 from srmudp.wire.packet import PUNCH
 from tests.endpoints import (
     LINK,
@@ -398,3 +401,43 @@ def test_the_first_that_is_proven_carries_and_the_better_takes_over() -> None:
     until(net, lambda: status(a, b).established and status(b, a).established, 1)
     until(net, lambda: status(a, b).address == six(b) and status(b, a).address == six(a), 5)
     alive(net, a, b, size=20_000)
+
+
+# --- the rule itself
+
+
+@pytest.mark.parametrize(
+    ("address", "rtt", "present", "present_rtt", "taken"),
+    [
+        ("192.168.1.7", 0.004, "203.0.113.7", 0.001, True),  # on our own network, and busy for a moment
+        ("192.168.1.7", 0.008, "203.0.113.7", 0.001, False),
+        ("203.0.113.7", 0.001, "192.168.1.7", 0.008, False),  # not given up for a trifle
+        ("203.0.113.7", 0.001, "192.168.1.7", 0.050, True),
+        ("2001:db8::7", 0.024, "203.0.113.7", 0.020, True),
+        ("2001:db8::7", 0.027, "203.0.113.7", 0.020, False),
+        ("203.0.113.7", 0.017, "2001:db8::7", 0.020, False),
+        ("203.0.113.7", 0.010, "2001:db8::7", 0.020, True),
+        ("203.0.113.8", 0.010, "203.0.113.7", 0.011, False),
+        ("10.9.9.9", 0.020, "203.0.113.7", 0.020, False),  # somebody's private network, over a VPN perhaps
+        ("10.9.9.9", 0.010, "203.0.113.7", 0.020, True),
+    ],
+)
+def test_which_way_is_better(address: str, rtt: float, present: str, present_rtt: float, taken: bool) -> None:
+    """And whichever was taken is not left again for the other while nothing changes."""
+    for first, second, expected in ((present, address, taken), (address, present, False)):
+        if first == address and not taken:
+            continue
+        times = {Address(address, 5000): rtt, Address(present, 5000): present_rtt}
+        ways = Ways(random.Random(1).randbytes, TokenBucket(1, 100))
+        ways.start(Address(first, 5000), [Address(second, 5000)], [Address("192.168.1.2", 5000)], 0.0)
+        answers: list[tuple[float, bytes, Address]] = []
+        move = None
+        for step in range(4000):
+            now = step / 1000
+            if now >= ways.next_at:
+                answers += [(now + times[where], nonce, where) for where, nonce in ways.due(now)]
+            for answer in [one for one in answers if one[0] <= now]:
+                answers.remove(answer)
+                assert ways.on_response(answer[1], answer[2], now)
+                move = move or ways.decide(now)
+        assert (move is not None) is expected, move
