@@ -88,6 +88,16 @@ class Program:
             self._lines.put(None)
         return line
 
+    def next_line(self, seconds: float) -> str | None:
+        """The next line it prints within so many seconds; None if there is none."""
+        try:
+            line = self._lines.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        if line is None:
+            self._lines.put(None)
+        return line
+
     def line_with(self, text: str) -> str:
         """The next line that has ``text`` in it; those before it are skipped."""
         skipped: list[str] = []

@@ -171,7 +171,8 @@ class Core(ABC, Generic[D]):
     def invite(self, name: str, expires: float, own_name: str) -> str:
         """A text with which one may come in; see ``Face.invite``."""
         self.check_process()
-        return self.driver.run(self.house.invite, name, expires, own_name, self._hosts())
+        self.look_at_interfaces()
+        return self.driver.run(self.house.invite, name, expires, own_name)
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove peers, all of them or, if one is unknown, none.

@@ -274,13 +274,10 @@ class Household(Generic[D]):
             target = replace(target, token=b"")  # the peer has it, for as long as it is of use
             book[name] = book[name].merged(target) if name in book else target
 
-    def invite(self, now: float, name: str, expires: float, own_name: str, here: Sequence[Address]) -> str:
+    def invite(self, now: float, name: str, expires: float, own_name: str) -> str:
         """An invite, with whose token one may come in and be pinned as ``name``, or as it calls itself.
 
         Without a token if ``name`` is pinned already: who it is may come in.
-
-        Args:
-            here: our addresses on this machine.
 
         Raises:
             ValueError: too many are open.
@@ -289,8 +286,8 @@ class Household(Generic[D]):
         endpoint = self.endpoint
         known = endpoint.statuses(now).get(name) if name else None
         token = b"" if known is not None and known.pinned else endpoint.invites.open(name, now + expires, now)
-        seen, nat = endpoint.stun.seen(now), endpoint.stun.traits(now)
-        return text_of(endpoint.peer_id, own_name, token, expires, here, seen, nat)
+        candidates = endpoint.whereabouts.candidates(now)
+        return text_of(endpoint.peer_id, own_name, token, expires, candidates, endpoint.stun.traits(now))
 
     def remove(self, now: float, names: Sequence[str]) -> None:
         """Remove peers, all of them or, if one is unknown, none.

@@ -7,15 +7,13 @@ from math import isfinite
 from time import time
 from typing import Final
 
-from ..models import Address, NatTraits, PeerId, SeenAddress
-from ..nat.candidates import is_one_host
+from ..models import Candidate, CandidateKind, NatTraits, PeerId
 from ..nat.invites import MAX_ADDRESSES, Invite
 
 LONGEST: Final = 30 * 86_400.0
 """Seconds an invite is good for at most."""
-
-_SEEN: Final = 3
-"""Addresses of each family that others see us at, in one invite."""
+MAX_OUTSIDE: Final = 5
+"""Addresses at which we are seen from outside, in one invite."""
 
 
 def check_expires(expires: float) -> float:
@@ -30,27 +28,20 @@ def check_expires(expires: float) -> float:
 
 
 def text_of(
-    peer_id: PeerId,
-    name: str,
-    token: bytes,
-    expires: float,
-    here: Iterable[Address],
-    seen: Iterable[SeenAddress],
-    nat: NatTraits,
+    peer_id: PeerId, name: str, token: bytes, expires: float, candidates: Iterable[Candidate], nat: NatTraits
 ) -> str:
     """An invite of ours.
 
     Args:
         expires: seconds from now.
-        here: our own addresses.
-        seen: where others see us. What peers say is published if two of them agree, in networks of their own.
+        candidates: where we may be reached, the best first.
+
+    Raises:
+        ValueError: there is no address.
     """
-    outside: list[Address] = []
-    for one in seen:
-        same = [address for address in outside if (":" in address.host) == (":" in one.address.host)]
-        is_known = one.confirmed or any(witness.startswith("stun ") for witness in one.witnesses)
-        if is_known and len(same) < _SEEN and is_one_host(one.address):
-            outside.append(one.address)
+    found = list(candidates)
+    outside = [one.address for one in found if one.kind is not CandidateKind.HOST][:MAX_OUTSIDE]
+    here = [one.address for one in found if one.kind is CandidateKind.HOST]
     addresses = tuple(dict.fromkeys((*outside, *here)))[:MAX_ADDRESSES]
     known = nat if nat != NatTraits() else None
     return Invite(peer_id, addresses, int(time() + expires) + 1, name, known, token).text()
