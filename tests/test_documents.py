@@ -191,6 +191,37 @@ def test_two_people_on_two_machines(prefix: str, first: str, tmp_path: Path) -> 
         assert printed == {who: str(PROGRAMS[who].printed).rstrip("\n") for who in printed}
 
 
+def test_two_people_in_two_homes(tmp_path: Path) -> None:
+    ports = dict(zip(("alice", "bob"), free_ports(2), strict=True))
+    with MultiHolepunchSocket(serve_stun=True) as server:
+        files = {
+            who: write(
+                tmp_path,
+                f"home_{who}",
+                {old: f"port={ports[who]}", "sock.discover()": f'sock.discover(("127.0.0.1", {server.port}))'},
+            )
+            for who, old in (("alice", "port=8000"), ("bob", "port=8001"))
+        }
+        with Program([files["alice"]], tmp_path) as alice, Program([files["bob"]], tmp_path) as bob:
+            printed: dict[str, list[str]] = {"alice": [], "bob": []}
+
+            def lines(program: Program, who: str, until: str) -> str:
+                while True:
+                    line = program.line()
+                    assert line is not None, (printed, program.errors)
+                    printed[who].append(line)
+                    if line.startswith(until):
+                        return line
+
+            bob.type(lines(alice, "alice", "srmudp:"))
+            alice.type(lines(bob, "bob", "srmudp:"))
+            printed["alice"].append(alice.finish())
+            printed["bob"].append(bob.finish())
+    for who, got in printed.items():
+        said = str(PROGRAMS[f"home_{who}"].printed)
+        assert doctest.OutputChecker().check_output(said, "\n".join(got) + "\n", doctest.ELLIPSIS), got
+
+
 def test_the_same_with_asyncio(tmp_path: Path) -> None:
     to_alice, to_bob = free_ports(2)
     alice = write(
@@ -313,7 +344,7 @@ def is_open(value: object) -> bool:
 
 def test_every_block_is_run_by_one_of_the_tests_above() -> None:
     known = {"readme_alice", "readme_bob", "readme_asyncio", "alice", "bob", "talk", "service", "spawn"}
-    known |= {"stream_one", "stream_two", "stream_asyncio"}
+    known |= {"stream_one", "stream_two", "stream_asyncio", "home_alice", "home_bob"}
     assert set(PROGRAMS) == known
     free_standing = [block for block in BLOCKS[README] if block.program is None]
     assert len(free_standing) == 3  # the first program, invites, and what to ask when it does not connect
