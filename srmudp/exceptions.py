@@ -10,6 +10,7 @@
     ├── MessageTooBig        ValueError       a message above max_message_size
     ├── QueueFull            TimeoutError     no room in a peer's queue
     ├── DiscoveryFailed      OSError          no server told us our public address
+    ├── PortMappingFailed    OSError          no router lets in what comes for our port
     ├── LocalProtocolError   RuntimeError     a call that makes no sense in this state
     ├── RemoteProtocolError                   an authenticated peer broke the protocol
     └── SocketClosed         ConnectionError  the socket was closed
@@ -64,6 +65,10 @@ class DiscoveryFailed(SrmudpError, OSError):
     def __init__(self, text: str = "", failures: Mapping[str, str] | None = None) -> None:
         super().__init__(text)
         self.failures: dict[str, str] = dict(failures or {})
+
+
+class PortMappingFailed(SrmudpError, OSError):
+    """No router lets in what comes for our port. The text says what each protocol came to."""
 
 
 class LocalProtocolError(SrmudpError, RuntimeError):

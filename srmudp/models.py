@@ -355,13 +355,34 @@ class PublicAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class MappedPort:
+    """What ``map_port()`` found: the router lets in what comes for our port. ``str()`` gives it as ``"host:port"``.
+
+    Attributes:
+        address: the router's outside address and the port there; by its word.
+        protocol: ``"PCP"``, ``"NAT-PMP"`` or ``"UPnP"``.
+        router: the router's address inside.
+        verified: a datagram of our own that we sent there came in. Many routers that map well do not send back in what
+            comes from inside, so False means little.
+    """
+
+    address: Address
+    protocol: str
+    router: str
+    verified: bool
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+
+@dataclass(frozen=True, slots=True)
 class SeenAddress:
     """An address at which others say they see this socket.
 
     Attributes:
         address: the address.
-        witnesses: who says so: ``"stun 192.0.2.1:3478"`` or ``"peer bob"``.
-        confirmed: witnesses in two networks agree. One alone may err or lie.
+        witnesses: who says so: ``"stun 192.0.2.1:3478"``, ``"peer bob"`` or ``"router 192.168.1.1 (UPnP)"``.
+        confirmed: witnesses in two networks agree, or a datagram of our own came in there. One alone may err or lie.
     """
 
     address: Address

@@ -19,7 +19,7 @@ MAX_LINES = 800
 GROUND = frozenset({"exceptions", "config", "models", "trace"})
 ROOT = frozenset({"__init__", "__main__", "aio"})
 APPLICATIONS = frozenset({"gossip", "chat", "cli", "files"})
-BELOW_SOCKETS = frozenset({"wire", "crypto", "protocol", "nat", "peers", "transports", "rendezvous", "gate"})
+BELOW_SOCKETS = frozenset({"wire", "crypto", "protocol", "nat", "peers", "transports", "routers", "rendezvous", "gate"})
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "ground": frozenset(),
@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "protocol": frozenset({"wire", "crypto"}),
     "nat": frozenset({"wire"}),
     "peers": frozenset({"wire", "crypto", "protocol", "nat"}),
+    "routers": frozenset({"wire", "nat"}),
     "transports": frozenset(),
     "rendezvous": frozenset({"wire", "crypto", "nat"}),
     "gate": frozenset({"wire", "crypto", "transports"}),
@@ -48,7 +49,7 @@ FORBIDDEN_STDLIB: dict[str, frozenset[str]] = {
 
 CRYPTO_LIBRARIES = frozenset({"Crypto", "Cryptodome", "cryptography", "nacl"})
 CRYPTO_DOOR = "srmudp.crypto.backend"
-MAY_USE_EXTRAS = APPLICATIONS | {"rendezvous", "gate"}
+MAY_USE_EXTRAS = APPLICATIONS | {"routers", "rendezvous", "gate"}
 """Rooms whose modules may import what the package's extras install."""
 
 

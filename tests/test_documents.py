@@ -444,7 +444,7 @@ def test_the_tutorial_explains_every_exception_and_every_reason_of_failure() -> 
         for name in srmudp.__all__
         if isinstance(value := getattr(srmudp, name), type) and issubclass(value, Exception) and name != "SrmudpError"
     }
-    assert len(errors) == 10
+    assert len(errors) == 11
     for name, error in errors.items():
         is_also = rows[name].split("|")[0].strip().strip("`")
         builtin = next(base.__name__ for base in error.__mro__[1:] if base.__module__ == "builtins")

@@ -13,7 +13,7 @@ from contextlib import suppress
 from math import inf
 from typing import Final
 
-from ..models import Address, NatTraits, PublicAddress, SeenAddress
+from ..models import Address, MappedPort, NatBehaviour, NatTraits, PublicAddress, SeenAddress
 from ..nat.behaviour import FilterSample, NatSamples, Sample
 from ..nat.stun import UNANSWERED, Outcome, StunClient, answer_to, failed, is_sound
 from ..wire.stun import StunClass, StunMessage, parse_stun
@@ -97,10 +97,13 @@ class Stun:
         self._answers = TokenBucket(ANSWERS, ANSWERS)
         self._networks: dict[str, TokenBucket] = {}
         self._asked = 0
+        self._probe_id: bytes | None = None
+        self._probe_arrived = False
         self.samples = NatSamples()
         self.answered_at: float | None = None
         self.silent_at: float | None = None
         """When a server answered last, and when all that were asked last had not."""
+        self.mapped: MappedPort | None = None
 
     # --- what comes in
 
@@ -113,6 +116,8 @@ class Stun:
         message = parse_stun(datagram)
         if message.kind in (StunClass.SUCCESS, StunClass.ERROR):
             self._client.on_response(message, source, now)
+        elif message.kind is StunClass.REQUEST and message.transaction_id == self._probe_id:
+            self._probe_arrived = True
         elif message.kind is StunClass.REQUEST and self._serve:
             self._answer(message, source, now)
         else:
@@ -128,6 +133,16 @@ class Stun:
             self._drops["stun_rate"] += 1
             return
         self._send(answer_to(request, source), source)
+
+    # --- a port that our router maps
+
+    def expect_probe(self, transaction_id: bytes) -> None:
+        """We are about to send ourselves a request with this id, by way of our router. It is not answered."""
+        self._probe_id, self._probe_arrived = transaction_id, False
+
+    def probe_arrived(self, transaction_id: bytes) -> bool:
+        """Whether it came."""
+        return self._probe_id == transaction_id and self._probe_arrived
 
     # --- discovery
 
@@ -268,7 +283,18 @@ class Stun:
             witnesses.setdefault(sample.mapped, {})[f"stun {sample.server}"] = prefix_of(sample.server.host)
         for name, address, observed in self._sightings():
             witnesses.setdefault(observed, {})[f"peer {name}"] = prefix_of(address.host)
-        seen = [SeenAddress(where, tuple(who), len(set(who.values())) > 1) for where, who in witnesses.items()]
+        mapped, proven = self.mapped, None
+        if mapped is not None:
+            says = f"router {mapped.router} ({mapped.protocol})"
+            witnesses.setdefault(mapped.address, {})[says] = prefix_of(mapped.router)
+            # A server that we had not sent to got in, at this very address: it is open, whoever opened it.
+            strangers = self.samples.filtering(now) is NatBehaviour.ENDPOINT_INDEPENDENT
+            if mapped.verified or (strangers and len(witnesses[mapped.address]) > 1):
+                proven = mapped.address
+        seen = [
+            SeenAddress(where, tuple(who), len(set(who.values())) > 1 or where == proven)
+            for where, who in witnesses.items()
+        ]
         return tuple(sorted(seen, key=lambda one: (not one.confirmed, -len(one.witnesses))))
 
 

@@ -21,6 +21,7 @@ from .delivery import Outcome
 from .discovery import NO_WAY, way_to
 from .household import Household
 from .interfaces import host_addresses
+from .mapping import PortMapping
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -80,6 +81,7 @@ class Core(ABC, Generic[D]):
         self.peer_id = endpoint.peer_id
         self.local_address = transport.local_address()
         self.house: Household[D] = Household(endpoint, config, self, new_delivery, known)
+        self.mapping = PortMapping(self.house, self.call, self.local_address)
         self._accept = accept
         self._pid = os.getpid()
         self._flush_until = inf
@@ -111,6 +113,10 @@ class Core(ABC, Generic[D]):
     @abstractmethod
     def _save(self) -> None:
         """Have the known peers written down, where hooks are or where the application calls."""
+
+    @abstractmethod
+    def call(self, work: Callable[..., Any], /, *args: Any) -> Any:
+        """Have ``work(now, *args)`` done with the endpoint, from a thread of ours; see :class:`~.mapping.Call`."""
 
     @property
     def closing(self) -> bool:
@@ -258,6 +264,7 @@ class Core(ABC, Generic[D]):
 
     def forget_after_fork(self) -> None:
         """In the child: drop keys and descriptors; takes no lock, seals and sends nothing."""
+        self.mapping.abandon()
         self.house.abandon()
         self.driver.abandon()
 

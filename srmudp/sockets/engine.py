@@ -19,8 +19,8 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..exceptions import SocketClosed, UnknownPeer
-from ..models import Address, Message, PeerEvent, PeerId, PublicAddress
+from ..exceptions import PortMappingFailed, SocketClosed, UnknownPeer
+from ..models import Address, MappedPort, Message, PeerEvent, PeerId, PublicAddress
 from ..protocol.events import Failure, MessageArrived
 from . import lifetime
 from .addresses import Target
@@ -31,6 +31,7 @@ from .driver import Driver, Reentered
 from .hooks import Hooks, ask
 from .household import IDLE, PEERS, ROOM, SERVERS, Letter
 from .known_peers import KnownPeers
+from .mapping import took_too_long
 from .resolver import Resolver
 
 if TYPE_CHECKING:
@@ -163,6 +164,25 @@ class Engine(Core[Delivery]):
                 driver.run(search.finish)
             raise
         return search.conclude(driver.run(search.finish), timeout)
+
+    def call(self, work: Callable[..., Any], /, *args: Any) -> Any:
+        """See :meth:`Core.call`."""
+        return self.driver.run(work, *args)
+
+    def map_port(self, timeout: float | None) -> MappedPort:
+        """Have the router let in what comes for our port; see ``MultiHolepunchSocket.map_port``."""
+        self.driver.check_process()
+        keeper = self.mapping.begin()
+        try:
+            return keeper.first.result(timeout)
+        except TimeoutError:
+            keeper.stop(0.0)
+            raise took_too_long(timeout) from None
+        except PortMappingFailed:
+            raise
+        except BaseException:  # Ctrl-C
+            keeper.stop(0.0)
+            raise
 
     def _look_up(self, search: Search, host: tuple[str, int]) -> None:
         answers: Sequence[tuple[Any, ...]] | Exception
@@ -366,6 +386,7 @@ class Engine(Core[Delivery]):
             if not hooks_ended and not self.hooks.is_current_thread():
                 log.warning("! a hook has not returned for %g s; its thread is left behind", _HOOK_JOIN)
             self.resolver.stop(_LOOKUP_JOIN)
+            self.mapping.end()
             self.driver.stop()
             self.inbox.release()
             self.house.save_known()

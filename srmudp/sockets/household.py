@@ -15,7 +15,18 @@ from time import time
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from ..exceptions import LocalProtocolError, MessageTooBig, QueueFull, SocketClosed, UnknownPeer
-from ..models import Address, Candidate, EventKind, Message, PeerEvent, PeerId, PeerStatus, SeenAddress, Trust
+from ..models import (
+    Address,
+    Candidate,
+    EventKind,
+    MappedPort,
+    Message,
+    PeerEvent,
+    PeerId,
+    PeerStatus,
+    SeenAddress,
+    Trust,
+)
 from ..protocol.events import (
     Event,
     Failure,
@@ -361,6 +372,21 @@ class Household(Generic[D]):
         wanted = tuple(self.targets) if names is None else names
         check_known(wanted, statuses)
         return True if all(statuses[name].established for name in wanted) else None
+
+    # --- our own address ---
+
+    def note_mapped(self, now: float, mapped: MappedPort | None) -> None:
+        """Our router maps our port, or no longer."""
+        self.endpoint.stun.mapped = mapped
+        self.endpoint.whereabouts.set_mapped([] if mapped is None else [mapped.address], now)
+
+    def expect_probe(self, now: float, transaction_id: bytes) -> None:
+        """We are about to send ourselves a STUN request by way of our router."""
+        self.endpoint.stun.expect_probe(transaction_id)
+
+    def probe_arrived(self, now: float, transaction_id: bytes) -> bool:
+        """Whether it came."""
+        return self.endpoint.stun.probe_arrived(transaction_id)
 
     # --- names of hosts ---
 

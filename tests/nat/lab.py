@@ -235,6 +235,13 @@ class NatLab(Namespaces):
         for host in ("a", "a2") if side == "a" else (side,):
             self._batch("n" + side, f"link set dev to_{host} type bridge_slave isolated {'on' if on else 'off'}")
 
+    def map_port(self, side: str, outside: int, inside: tuple[str, int] | None) -> None:
+        """Have the router of a side let in what comes for a port of its outside, till the next kind; None ends that."""
+        rule = "" if inside is None else f"udp dport {outside} dnat to {inside[0]}:{inside[1]}"
+        chain = f"chain pre {{\n type nat hook prerouting priority -101;\n iifname wan {rule}\n}}\n" if rule else ""
+        # Deleting needs it to be there.
+        self.nft("n" + side, f"table ip ports {{ }}\ndelete table ip ports\ntable ip ports {{\n{chain}}}\n")
+
     def add_neighbour(self) -> None:
         """Have a second home, with host a3, behind the carrier of a. Idempotent; stays."""
         if self.has("a3"):

@@ -13,18 +13,20 @@ import functools
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import Future
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ...exceptions import SocketClosed
-from ...models import Address, Message, PeerEvent, PeerId, PublicAddress
+from ...models import Address, MappedPort, Message, PeerEvent, PeerId, PublicAddress
 from ...protocol.events import Failure
 from .. import lifetime
 from ..core import Core, deadline_of
 from ..discovery import Search, Server
 from ..household import IDLE, PEERS, ROOM, SERVERS, Letter
 from ..known_peers import KnownPeers
+from ..mapping import JOIN, took_too_long
 from .delivery import Delivery, Inbox
 from .driver import Driver
 from .hooks import Hooks, ask
@@ -46,6 +48,8 @@ _CLOSE_FRAMES = 0.2
 """Seconds the sealed goodbyes may wait for room in the system's buffer."""
 _CLOSE_LOOK = 0.002
 """Seconds between looks whether they have gone."""
+_CALL = 2.0
+"""Seconds a thread of ours waits for the loop to turn."""
 _HOOK_JOIN = 1.0
 """Seconds ``close`` waits for a hook that does not return."""
 
@@ -159,6 +163,43 @@ class Engine(Core[Delivery]):
                 task.cancel()
         return search.conclude(driver.run(search.finish), timeout)
 
+    def call(self, work: Callable[..., Any], /, *args: Any) -> Any:
+        """See :meth:`Core.call`. The loop does it when it turns."""
+        done: Future[Any] = Future()
+
+        def do() -> None:
+            try:
+                done.set_result(self.driver.run(work, *args))
+            except BaseException as error:
+                done.set_exception(error)
+
+        try:
+            self.driver.loop.call_soon_threadsafe(do)
+            return done.result(_CALL)
+        except (RuntimeError, TimeoutError):
+            raise SocketClosed("the event loop is closed, or does not turn") from None
+
+    async def map_port(self, timeout: float | None) -> MappedPort:
+        """Have the router let in what comes for our port; see ``MultiHolepunchSocket.map_port``."""
+        self.driver.check_loop()
+        keeper, loop = self.mapping.begin(), self.driver.loop
+        done = asyncio.Event()
+
+        def tell(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(done.set)
+
+        keeper.first.add_done_callback(tell)
+        try:
+            await asyncio.wait_for(done.wait(), timeout)
+        except TimeoutError:
+            keeper.stop(0.0)
+            raise took_too_long(timeout) from None
+        except asyncio.CancelledError:
+            keeper.stop(0.0)
+            raise
+        return keeper.first.result()
+
     async def _look_up(self, search: Search, host: tuple[str, int]) -> None:
         answers: Sequence[tuple[Any, ...]] | Exception
         try:
@@ -256,9 +297,13 @@ class Engine(Core[Delivery]):
             # First of all: what a hook is at now counts as taken when it returns, and the goodbye tells what was taken.
             await self.hooks.stop(_HOOK_JOIN)
             await self.resolver.stop()
+            self.mapping.end(0.0)
             self._say_goodbye()
             limit = monotonic() + _CLOSE_FRAMES
             while not self.driver.transmit_now() and monotonic() < limit:
+                await asyncio.sleep(_CLOSE_LOOK)
+            limit = monotonic() + JOIN
+            while self.mapping.is_ending and monotonic() < limit:
                 await asyncio.sleep(_CLOSE_LOOK)
             self._save()
             if self._saving is not None:
@@ -288,6 +333,7 @@ class Engine(Core[Delivery]):
         else:
             self.driver.adopt()
             self.release()
+            self.mapping.end()
 
     def discard(self) -> None:
         self.release()
@@ -305,6 +351,7 @@ class Engine(Core[Delivery]):
             self.driver.peek(self.house.fail_rest)
             self.hooks.cancel()
             self.resolver.cancel()
+            self.mapping.end(0.0)
             self.driver.stop()
             self.house.save_known()
             lifetime.closed(self)

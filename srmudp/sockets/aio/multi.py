@@ -10,7 +10,7 @@ from typing import Self
 from ...config import Config
 from ...crypto.backend import select_backend
 from ...crypto.keys import Identity
-from ...models import Message, PublicAddress, Wire
+from ...models import MappedPort, Message, PublicAddress, Wire
 from ..addresses import PeerSpec
 from ..arguments import check_timeout, letter_of, names_of, prepare, recipients_of
 from ..core import opened
@@ -161,6 +161,34 @@ class MultiHolepunchSocket(Face):
             print(f"I can be reached at {public}, if my router keeps to it: {public.mapping.value}")
         """
         return await self._engine.discover(servers, check_timeout(timeout), bool(filtering))
+
+    async def map_port(self, timeout: float | None = 12.0) -> MappedPort:
+        """Ask the router at home to let in everything that comes for our port, for as long as this socket is open.
+
+        This changes the router, so nothing of it happens unless this is called. PCP and NAT-PMP are tried, then UPnP,
+        which needs the extra ``upnp``. The mapping is renewed and followed in the background, and taken back by
+        :meth:`close`, and within 20 minutes if the program dies. Where it leads to is only the router's word at first:
+        connected peers hear of it as one more address to try, and :attr:`addresses` has it, ``confirmed`` once
+        somebody else sees us there or a datagram that we sent to it came in.
+
+        Args:
+            timeout: seconds to wait; None waits for as long as it takes, a quarter of a minute at most.
+
+        Returns:
+            A :class:`MappedPort`: the address to tell others, as ``str(mapped)``, and whether it is proven. Called
+            again it returns the first one; see :attr:`addresses` for the present one.
+
+        Raises:
+            PortMappingFailed: no router does it (an ``OSError``); the text says what each protocol came to.
+            LocalProtocolError: the socket is bound to a loopback address.
+            SocketClosed: the socket is closed.
+
+        Example::
+
+            mapped = await sock.map_port()
+            print(f"I can be reached at {mapped}" + ("" if mapped.verified else ", if the router is right"))
+        """
+        return await self._engine.map_port(check_timeout(timeout))
 
     # --- messages ---
 
