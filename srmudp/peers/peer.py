@@ -638,6 +638,7 @@ class Peer:
         if path is not None and path.address.host in moved:
             self.connection.move(self._new_path(path.address, now))  # nothing measured on the old one holds
         self.on_resumed(0.0, now)
+        self.ways.recheck(now)
         self.liveness.on_network_changed()
 
     def lose(self, reason: str, now: float, state: PeerState = PeerState.LOST) -> None:

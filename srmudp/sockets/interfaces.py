@@ -39,7 +39,7 @@ _FAR: Final = ((socket.AF_INET, ("192.0.2.1", 9)), (socket.AF_INET6, ("2001:db8:
 IP = IPv4Address | IPv6Address
 
 
-def host_addresses(bound: Address, fileno: int = -1) -> tuple[Address, ...]:
+def host_addresses(bound: Address, fileno: int = -1, *, by_name: bool = True) -> tuple[Address, ...]:
     """Our own addresses on our interfaces with the port of a socket: where neighbours could reach it.
 
     Loopback and link-local ones are left out unless there is nothing else. Takes less than a millisecond on Linux.
@@ -48,12 +48,13 @@ def host_addresses(bound: Address, fileno: int = -1) -> tuple[Address, ...]:
         bound: where the socket is bound. ``0.0.0.0`` stands for everywhere, which is both families where the socket
             has both, ``::`` for everywhere over IPv6.
         fileno: its descriptor, to tell its family.
+        by_name: where the system does not list them, also look up which ones our own name has. That may take long.
     """
     given = ip_address(bound.host.partition("%")[0])
     if not given.is_unspecified:
         return (bound,)
     only = 6 if given.version == 6 else 4 if _family(fileno) == socket.AF_INET else None
-    found = [ip for ip in _all_addresses() if only in (None, ip.version)]
+    found = [ip for ip in _all_addresses(by_name) if only in (None, ip.version)]
     good = [ip for ip in found if not (ip.is_loopback or ip.is_link_local)]
     # Of the rest only loopback means anything to others, and to those on this machine alone.
     good = good or [ip for ip in found if ip.is_loopback]
@@ -70,13 +71,13 @@ def _family(fileno: int) -> int | None:
     return family
 
 
-def _all_addresses() -> list[IP]:
+def _all_addresses(by_name: bool) -> list[IP]:
     if sys.platform == "linux":
         try:
             return _from_kernel()
         except (OSError, ValueError, struct.error):
             pass  # a sandbox without netlink
-    return _from_routes()
+    return _from_routes(by_name)
 
 
 def _from_kernel() -> list[IP]:
@@ -128,7 +129,7 @@ def _address_in(message: bytes) -> Iterable[tuple[bool, IP]]:
     return ((six and bool(flags & _TEMPORARY), ip_address(packed)),)
 
 
-def _from_routes() -> list[IP]:
+def _from_routes(by_name: bool = True) -> list[IP]:
     """Which addresses we would send from, and those that our own name has."""
     found: list[IP] = []
     for family, far in _FAR:
@@ -139,7 +140,7 @@ def _from_routes() -> list[IP]:
         except (OSError, ValueError):
             continue  # no route of this family
     try:
-        answers = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_DGRAM)
+        answers = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_DGRAM) if by_name else []
     except (OSError, UnicodeError):
         answers = []
     for answer in answers:

@@ -52,7 +52,7 @@ class Runner(ABC):
         self.stopped = False
         self._on_event = on_event
         self._on_output = on_output
-        self._surroundings = Surroundings(endpoint, transport.local_address(), span)
+        self._surroundings = Surroundings(endpoint, transport.local_address(), span, transport.fileno())
         self._pid = os.getpid()
         self._busy = False
         self._faults = Faults(self.drops)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..models import Address
 from .discovery import way_to
+from .interfaces import host_addresses
 from .waiting import time_asleep
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ MOST: Final = 32
 """Peers' hosts looked at; where there are more, a change concerns most of them at once."""
 NO_WAY: Final = 0.25
 """Seconds between looks while there is no way to somebody, so that all goes on as soon as there is."""
+INTERFACES: Final = 15.0
+"""Seconds between looks at the addresses of our interfaces, where nothing else says that they may be others."""
 
 
 class Surroundings:
@@ -33,12 +36,17 @@ class Surroundings:
     Args:
         bound: where our socket is bound.
         span: seconds between looks.
+        fileno: the socket's descriptor.
     """
 
-    def __init__(self, endpoint: Endpoint, bound: Address, span: float) -> None:
+    def __init__(self, endpoint: Endpoint, bound: Address, span: float, fileno: int = -1) -> None:
         self._endpoint = endpoint
         self._bound = bound
         self._span = span
+        self._fileno = fileno
+        self._hosts: tuple[Address, ...] | None = None  # our own addresses; the owner told what they are at first
+        self._other_hosts = False
+        self._hosts_at = -inf
         self._asleep = time_asleep()
         self._far_ends: dict[str, Address] = {}
         self._ways: dict[str, Address] = {}  # our address towards each of them, when there was a way last
@@ -57,16 +65,20 @@ class Surroundings:
             return
         ways, cut = {}, set()
         for host, address in self._far_ends.items():
-            before, way = self._ways.get(host), way_to(address, self._bound)
+            known_way, way = self._ways.get(host), way_to(address, self._bound)
             if way is None:
                 cut.add(host)
-            elif before is not None and before != way:
+            elif known_way is not None and known_way != way:
                 self._moved.add(host)
             elif host in self._cut:
                 self._changed = True
-            if (known := way or before) is not None:
+            if (known := way or known_way) is not None:
                 ways[host] = known
         self._ways, self._cut = ways, cut
+        if now >= self._hosts_at or self._moved or self._changed:
+            self._hosts_at = now + INTERFACES
+            before, self._hosts = self._hosts, host_addresses(self._bound, self._fileno, by_name=False)
+            self._other_hosts |= before not in (None, self._hosts)
         self.pause = min(self._span, NO_WAY) if cut else self._span
         self._look_at = now + self.pause
         self._looked = True
@@ -77,6 +89,9 @@ class Surroundings:
         if asleep - self._asleep >= ASLEEP:
             endpoint.handle_resumed(asleep - self._asleep, now)
         self._asleep = asleep
+        if self._other_hosts and self._hosts is not None:
+            self._other_hosts = False
+            endpoint.whereabouts.set_hosts(self._hosts, now)
         if self._changed or self._moved:
             moved, self._moved, self._changed = self._moved, set(), False
             endpoint.handle_network_changed(moved, now)

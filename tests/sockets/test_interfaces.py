@@ -20,7 +20,7 @@ EVERYWHERE = Address("0.0.0.0", 7000)
 
 
 def have(monkeypatch: pytest.MonkeyPatch, *texts: str) -> None:
-    monkeypatch.setattr(interfaces, "_all_addresses", lambda: [ip_address(text) for text in texts])
+    monkeypatch.setattr(interfaces, "_all_addresses", lambda by_name: [ip_address(text) for text in texts])
 
 
 def hosts(bound: Address = EVERYWHERE, fileno: int = -1) -> list[str]:
@@ -71,7 +71,7 @@ def test_without_netlink_the_routes_are_asked(monkeypatch: pytest.MonkeyPatch) -
         raise PermissionError("not in this sandbox")
 
     monkeypatch.setattr(interfaces, "_from_kernel", refuse)
-    monkeypatch.setattr(interfaces, "_from_routes", lambda: [ip_address("192.168.1.5")])
+    monkeypatch.setattr(interfaces, "_from_routes", lambda by_name: [ip_address("192.168.1.5")])
     assert hosts() == ["192.168.1.5"]
 
 

@@ -27,9 +27,12 @@ class World:
         self.asked: list[str] = []
         self.told: list[tuple[Any, ...]] = []
         self.peers = [ALICE]
+        self.interfaces = [HOME]
+        self.whereabouts = self
         monkeypatch.setattr(surroundings, "monotonic", lambda: self.now)
         monkeypatch.setattr(surroundings, "time_asleep", lambda: self.slept)
         monkeypatch.setattr(surroundings, "way_to", self._way_to)
+        monkeypatch.setattr(surroundings, "host_addresses", lambda *args, **options: tuple(self.interfaces))
         self.looker = Surroundings(self, BOUND, span)  # type: ignore[arg-type]
 
     def _way_to(self, address: Address, bound: Address) -> Address | None:
@@ -45,6 +48,9 @@ class World:
 
     def handle_network_changed(self, moved: Container[str], now: float) -> None:
         self.told.append(("network", moved))
+
+    def set_hosts(self, hosts: tuple[Address, ...], now: float) -> None:
+        self.told.append(("hosts", hosts))
 
     def turn(self, seconds: float = 0.0) -> None:
         """Time passes, then the thread of the timers has its turn."""
@@ -108,6 +114,18 @@ def test_new_peers_are_no_change(world: World) -> None:
     world.ways[ALICE.host] = AWAY
     world.turn(3)
     assert world.told == []
+
+
+def test_another_interface_is_told_once_and_soon(world: World) -> None:
+    world.interfaces.append(AWAY)
+    for _ in range(20):
+        world.turn(3)
+    assert world.told == [("hosts", (HOME, AWAY))]
+    world.told.clear()
+    world.interfaces.remove(HOME)
+    world.ways[ALICE.host] = AWAY
+    world.turn(3)
+    assert world.told == [("hosts", (AWAY,)), ("network", {ALICE.host})]
 
 
 def test_sleep(world: World) -> None:
