@@ -1,6 +1,6 @@
 """Real Linux NATs: some pairs of the matrix, what is said of each NAT, and that nothing is left behind.
 
-The whole matrix, with repeats: ``python -m tests.nat.matrix``.
+The whole matrix, with repeats: ``python -m tests.nat.matrix``; which way is taken: ``python -m tests.nat.ways``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pytest
 
 from srmudp.models import Address, NatBehaviour
 from tests.namespaces import NAMED, why_not
+from tests.nat import ways
 from tests.nat.lab import NAME, STUN, NatLab, discover
 from tests.nat.matrix import case, trial
 
@@ -70,6 +71,16 @@ def test_what_nothing_connects(lab: NatLab, name: str) -> None:
     one.prepare(lab)
     done = trial(lab, one.where, HOPELESS_WITHIN, one.servers)
     assert done.seconds is None, done
+
+
+@pytest.mark.parametrize(
+    "name", ["home, hairpin, all known", "home, no hairpin, all known", "two homes, IPv6, IPv4 known"]
+)
+def test_which_way_they_come_to_use(lab: NatLab, name: str) -> None:
+    """The LAN that they share, with or without hairpin, and IPv6, whatever they began on."""
+    one = ways.CASES[name]
+    done = ways.run(lab, one)
+    assert done.is_as_it_should(one), done
 
 
 @pytest.mark.parametrize(
