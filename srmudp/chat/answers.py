@@ -148,6 +148,8 @@ def _whois(chat: Conversation, arguments: str) -> None:
             chat.reply(f"  path    direct, {status.address}")
         if status.rtt is not None:
             chat.reply(f"  rtt     {status.rtt * 1000:.1f} ms, {status.loss * 100:.1f} % lost")
+        if not person.is_here:
+            chat.reply(f"  why     /explain {person.label} says more")
         stats = status.stats
         chat.reply(f"  sent    {stats.messages_sent} messages, received {stats.messages_received}")
     if person.since is not None:
@@ -156,6 +158,20 @@ def _whois(chat: Conversation, arguments: str) -> None:
         chat.reply(f"  since   {clock} ({minutes} min)")
     for reason, count in sorted(person.odd.items()):
         chat.reply(f"  odd     {count} ignored: {reason}")
+
+
+def _explain(chat: Conversation, arguments: str) -> None:
+    person, _ = _find(chat, arguments)
+    if person is None:
+        return
+    try:
+        first, *lines = chat.net.explain(person.name).lines()
+    except UnknownPeer:
+        chat.mistake(f"{person.label} is not connected, and there is no address to try: /add {person.label} <addr>")
+        return
+    chat.reply(f"{person.label}{first.removeprefix(person.name)}")
+    for line in lines:
+        chat.reply(line)
 
 
 def _verify(chat: Conversation, arguments: str) -> None:
@@ -361,6 +377,7 @@ _ANSWERS: Final[dict[str, Callable[[Conversation, str], None]]] = {
     "msg": _msg,
     "say": _say,
     "whois": _whois,
+    "explain": _explain,
     "verify": _verify,
     "public": _public,
     "nick": _nick,

@@ -50,6 +50,7 @@ COMMANDS: Final = {
         Command("msg", "<nick> <message>", "say something to one alone", ("nick", "text"), 2),
         Command("say", "<message>", "say something to all, whatever it begins with", ("text",), 1),
         Command("whois", "<nick>", "key, address, round trip, since when", ("nick",), 1),
+        Command("explain", "<nick>", "why somebody is not connected, and what to do", ("nick",), 1),
         Command("verify", "<nick>", "compare a code with somebody, then pin the key", ("nick",), 1),
         Command("public", "[server]", "ask STUN servers for your address as seen from outside", ("text",)),
         Command("nick", "<name>", "call yourself something else", ("text",), 1),

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from ..exceptions import DecodeError, MessageTooBig, QueueFull, SocketClosed, UnknownPeer
 from ..files import Transfer
 from ..models import Address, EventKind, Message, Peer, PeerEvent, PeerId, PeerStatus, PublicAddress, Trust
+from ..nat.explanation import Explanation
 from ..sockets.addresses import check_name
 from . import answers, letters, transfers
 from .book import Book, Entry
@@ -67,6 +68,7 @@ class Net(Protocol):
     def trust(self, name: str, /) -> None: ...
     def admit(self, peer_id: PeerId, allow: bool, /) -> None: ...
     def verification_code(self, name: str, /) -> str: ...
+    def explain(self, name: str, /) -> Explanation: ...
 
 
 class Conversation:

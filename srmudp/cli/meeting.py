@@ -13,8 +13,20 @@ from time import monotonic
 from types import TracebackType
 from typing import IO, Self
 
-from .. import Address, EventKind, Identity, IdentityError, MultiHolepunchSocket, PeerEvent, PeerId, SrmudpError
+from .. import (
+    Address,
+    EventKind,
+    Explanation,
+    Identity,
+    IdentityError,
+    MultiHolepunchSocket,
+    PeerEvent,
+    PeerId,
+    SrmudpError,
+    UnknownPeer,
+)
 from ..chat.places import Lock, data_folder, default_nick, make_folder, own_addresses
+from ..nat.explanation import Cause
 from .text import clean
 
 PEER = "peer"
@@ -22,11 +34,21 @@ PEER = "peer"
 WAIT = 60.0
 """Seconds without a connection after which we give up, where nothing else is said."""
 _LOOK = 0.2
+_SAY_AFTER = 2.5
+"""Seconds after which somebody who waits is told why there is no connection yet."""
 _MAX_KEYS = 9
 
 
 class Unmet(SrmudpError):
-    """Nobody is at the other end, or not any more. The text says why."""
+    """Nobody is at the other end, or not any more. The text says why.
+
+    Attributes:
+        why: all that is known of it, if we tried to connect.
+    """
+
+    def __init__(self, text: str, why: Explanation | None = None) -> None:
+        super().__init__(text)
+        self.why = why
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -119,15 +141,29 @@ class Meeting:
             Unmet: nobody came in time.
         """
         wait = WAIT if self._wait is None and not self._patient else self._wait
-        deadline = None if wait is None else monotonic() + wait
+        began = monotonic()
+        deadline = None if wait is None else began + wait
+        told: Cause | None = None
         while True:
             with contextlib.suppress(queue.Empty):
                 return self._met.get(timeout=_LOOK)
             if self._final.get(PEER):
                 raise Unmet(f"cannot connect: {self._final[PEER]}")
+            why = self._explain()
             if deadline is not None and monotonic() >= deadline:
-                status = self.sock.connections_status.get(PEER)
-                raise Unmet(f"cannot connect: {status.failure or 'no answer'}" if status else "nobody came")
+                if why is None:
+                    raise Unmet("nobody came")
+                raise Unmet(". ".join((f"cannot connect: {why.summary}", *why.advice[:1])), why)
+            if why is not None and why.cause is not told and monotonic() >= began + _SAY_AFTER:
+                told = why.cause
+                print(clean(f"not connected yet: {why.summary}"), file=sys.stderr, flush=True)
+
+    def _explain(self) -> Explanation | None:
+        """Why whom we were told to connect to is not connected; None if we only wait."""
+        try:
+            return self.sock.explain(PEER)
+        except UnknownPeer:
+            return None
 
     def check(self, name: str, *, ended_is_over: bool) -> None:
         """Return while there is hope for ``name``.

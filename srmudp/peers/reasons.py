@@ -60,7 +60,9 @@ class Reasons:
         judgement = judge(self.evidence(peer, now))
         if judgement.cause is Cause.JUST_BEGUN:
             return
-        peer.judged = (peer.failure, judgement)
+        before = peer.judged
+        if before is None or (before[0], before[1].cause) != (peer.failure, judgement.cause):
+            peer.judged = (peer.failure, judgement)  # else the words stay: strangers may have a part in them
         told, at = peer.told
         if judgement.text == peer.failure or peer.lingering:
             return  # the event that ended it said so

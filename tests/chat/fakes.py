@@ -6,13 +6,26 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from srmudp import Address, EventKind, Invite, Message, PeerEvent, PeerId, PeerState, PeerStatus, Trust
+from srmudp import (
+    Address,
+    EventKind,
+    Explanation,
+    Invite,
+    Message,
+    PeerEvent,
+    PeerId,
+    PeerState,
+    PeerStatus,
+    Trust,
+    UnknownPeer,
+)
 from srmudp.chat import letters
 from srmudp.chat.book import Book
 from srmudp.chat.conversation import Accept, Conversation
 from srmudp.chat.lines import Line
 from srmudp.crypto.keys import Identity
 from srmudp.files import Transfer, TransferState
+from srmudp.nat.explanation import Evidence, Tried
 
 HERE = Address("192.0.2.9", 8001)
 
@@ -86,6 +99,12 @@ class FakeNet:
 
     def admit(self, peer_id: PeerId, allow: bool, /) -> None:
         self.calls.append(("admit", peer_id, allow))
+
+    def explain(self, name: str, /) -> Explanation:
+        if name not in self.connections_status:
+            raise UnknownPeer(name)
+        tried = [Tried(HERE, "given", sent=3, last_sent=1.0)]
+        return Explanation.of(name, Evidence(state=PeerState.CONNECTING, waited=9.0, tried=tried))
 
     def verification_code(self, name: str, /) -> str:
         return " ".join(f"{number:05}" for number in range(12))

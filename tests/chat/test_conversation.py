@@ -568,3 +568,16 @@ def test_the_address_of_a_question_is_shown() -> None:
     rig = Rig()
     (line,) = texts(rig.chat.ask_about(peer_id_of("Z"), "", Address("2001:db8::5", 9)))
     assert f"? {peer_id_of('Z').tag} (key {peer_id_of('Z').tag}, at [2001:db8::5]:9)" in line
+
+
+def test_why_somebody_is_not_connected() -> None:
+    rig = Rig()
+    rig.type("/add Bob 192.0.2.9:8001")
+    lines = rig.type("/explain bob")
+    assert lines[0].endswith(
+        "Bob: connecting for 9.0 s: no answer yet: is the other program running, and has it added us?"
+    )
+    assert any("do: " in line for line in lines)
+    assert any("192.0.2.9:8001 (given): knocked 3x" in line for line in lines)
+    assert any("/explain Bob says more" in line for line in rig.type("/whois Bob"))
+    assert any("Carol" in line for line in rig.type("/explain Carol"))

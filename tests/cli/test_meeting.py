@@ -95,3 +95,22 @@ def test_without_a_folder_for_keys_there_is_a_new_one(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
     assert arrive().sock.peer_id
+
+
+def test_why_there_is_no_connection_is_said_while_waiting_and_at_the_end(
+    arrive: Open, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SAY_AFTER", 0.1)
+    meeting = arrive("--wait", "0.5")
+    meeting.sock.add_peer(PEER, f"127.0.0.1:{meeting.sock.port}")
+    with pytest.raises(
+        Unmet, match=r"cannot connect: our own punch came back: .*Give the other one's address"
+    ) as caught:
+        meeting.meet()
+    assert caught.value.why is not None
+    assert caught.value.why["cause"] == "own address"
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1] == "not connected yet: our own punch came back: is the address our own?"
+    assert len(told) == len(set(told))
+    with pytest.raises(Unmet, match="nobody came"):
+        arrive("--wait", "0.1").meet()
