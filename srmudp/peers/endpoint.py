@@ -122,7 +122,7 @@ class Endpoint:
         self.unproven = TokenBucket(ALL_UNPROVEN_RATE, ALL_UNPROVEN_BURST)
         self.whereabouts = Whereabouts(self._registry, self.stun.seen, self.touch)
         """Our own candidates; for the owner to ask, and to tell of its interfaces."""
-        self.reasons = Reasons(self._registry, self.stun, self._handshakes.knocks, self.emit)
+        self.reasons = Reasons(self._registry, self.stun, self._handshakes.knocks, self.whereabouts, self.emit)
         self.note_unreached = self.reasons.note
         self.nat_traits = self.stun.traits
         self._ready: deque[Peer] = deque()

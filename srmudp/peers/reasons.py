@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from ..models import Address, EventKind, PeerEvent, PeerState
+from ..models import Address, CandidateKind, EventKind, PeerEvent, PeerState
 from ..nat.behaviour import is_local
 from ..nat.diagnosis import NatKind, kind_of
 from ..nat.explanation import Cause, Evidence, Tried, judge
@@ -13,6 +13,8 @@ from .peer import Peer
 from .registry import Registry
 from .stun import Stun
 from .trail import Place, Trail
+from .ways import Way
+from .whereabouts import Whereabouts
 
 FRESH: Final = 0.5
 """Seconds for which what is known of ourselves is taken as it was."""
@@ -31,6 +33,7 @@ class _Us(NamedTuple):
         blocked: servers were asked, none answered, and nobody was heard since.
         connected: whether anybody is.
         lost: since when peers are lost.
+        outside: the hosts that servers see us at.
     """
 
     at: float
@@ -38,17 +41,27 @@ class _Us(NamedTuple):
     blocked: bool
     connected: bool
     lost: tuple[float, ...]
+    outside: frozenset[str]
 
 
 class Reasons:
     """Called under the endpoint lock.
 
     Args:
+        whereabouts: has our addresses on our interfaces, as far as they are known.
         emit: takes an event.
         knocks: of strangers who were let stand.
     """
 
-    def __init__(self, registry: Registry, stun: Stun, knocks: Trail, emit: Callable[[PeerEvent], None]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        stun: Stun,
+        knocks: Trail,
+        whereabouts: Whereabouts,
+        emit: Callable[[PeerEvent], None],
+    ) -> None:
+        self._whereabouts = whereabouts
         self._registry = registry
         self._stun = stun
         self._knocks = knocks
@@ -81,15 +94,11 @@ class Reasons:
     def evidence(self, peer: Peer, now: float) -> Evidence:
         """All that is known of one peer."""
         us = self._look_at_us(now)
-        tried = [
-            self._tried(address, self._origin(peer, address), peer.trail.get(address), now)
-            for address in peer.opening.targets()
-        ]
-        known = {one.address for one in tried}
-        tried += [
-            self._tried(where, "knocked from there", place, now) for where, place in peer.trail if where not in known
-        ]
-        far = all(":" not in one.address.host and not is_local(one.address) for one in tried)
+        ways = {way.address: way for way in peer.ways}
+        trail, targets = peer.trail, dict.fromkeys((*peer.opening.targets(), *ways))
+        tried = [self._tried(at, self._origin(peer, at, ways), trail.get(at), now) for at in targets]
+        tried += [self._tried(at, "knocked from there", place, now) for at, place in trail if at not in targets]
+        far = self._is_far([one.address for one in tried], us)
         traits = peer.nat
         lost = [since for since in us.lost if abs(since - peer.since) <= TOGETHER]
         return Evidence(
@@ -103,7 +112,7 @@ class Reasons:
             theirs=kind_of(traits.mapping, traits.filtering) if far and traits is not None else NatKind.UNKNOWN,
             blocked=us.blocked and far,
             pinned=peer.peer_id is not None,
-            path=self._path(peer, now),
+            path=self._path(peer, now) if peer.connected else "",
             others_lost=0 if us.connected or peer.state is not PeerState.LOST else len(lost) - 1,
         )
 
@@ -114,9 +123,20 @@ class Reasons:
         heard = "" if status.last_seen is None else f", heard {status.last_seen:.1f} s ago"
         return f" with {status.address}{rtt}{heard}"
 
+    def _is_far(self, addresses: Sequence[Address], us: _Us) -> bool:
+        """Whether it takes a way through both NATs: no LAN that both may be on, no IPv6."""
+        public = {one.host for one in addresses if ":" not in one.host and not is_local(one)}
+        home = not public or not public.isdisjoint(us.outside)
+        hosts = self._whereabouts.hosts
+        six = not hosts or any(":" in host.host and not is_local(host) for host in hosts)
+        return not any(home if is_local(one) else six and ":" in one.host for one in addresses)
+
     @staticmethod
-    def _origin(peer: Peer, address: Address) -> str:
-        return "given" if address in peer.addresses else "last seen there"
+    def _origin(peer: Peer, address: Address, ways: Mapping[Address, Way]) -> str:
+        if address in peer.addresses:
+            return "given"
+        kind = ways[address].candidate.kind if address in ways else CandidateKind.GIVEN
+        return "last seen there" if kind is CandidateKind.GIVEN else f"{kind.value}, as it told"
 
     @staticmethod
     def _tried(address: Address, origin: str, place: Place | None, now: float) -> Tried:
@@ -142,6 +162,7 @@ class Reasons:
                 self._is_blocked(),
                 any(peer.connected for peer in self._registry),
                 tuple(peer.since for peer in self._registry if peer.state is PeerState.LOST),
+                frozenset(sample.mapped.host for sample in samples.recent(now)),
             )
         return us
 

@@ -318,3 +318,20 @@ def test_nothing_is_noted_while_connected() -> None:
     net.inject(b.address, a.address, b"HTTP/1.1 400 Bad Request")
     net.run(30)
     assert (len(peer_of(a, b).trail), peer_of(a, b).trail.heard_at) == before
+
+
+def test_a_private_address_counts_on_the_same_network_only() -> None:
+    """Its own address at home is of no use to another home; behind one router it may be all that works."""
+    home = Address("192.168.1.9", 5000)
+    for outside, cause in ((B, Cause.BOTH_HARD), (A, Cause.SILENCE)):
+        net, a = nats("symmetric")
+        a.do(a.node.add_peer, "b", [home, Address(outside, 5000)], None, nat=HARD)
+        is_said(net, a, cause, SOON)
+
+
+def test_with_ipv6_at_this_end_no_nat_is_in_the_way() -> None:
+    for hosts, cause in (([Address("2a00::7", 1)], Cause.SILENCE), ([Address("192.168.1.2", 1)], Cause.BOTH_HARD)):
+        net, a = nats("symmetric")
+        a.do(a.node.whereabouts.set_hosts, hosts)
+        a.do(a.node.add_peer, "b", [Address("2a00::9", 5000), Address(B, 5000)], None, nat=HARD)
+        is_said(net, a, cause, SOON)

@@ -20,6 +20,7 @@ from tests.namespaces import NAMED, why_not
 from tests.nat import ways
 from tests.nat.lab import NAME, STUN, NatLab, discover
 from tests.nat.matrix import case, trial
+from tests.nat.reasons import ask, is_right
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(60)]
 
@@ -71,6 +72,13 @@ def test_what_nothing_connects(lab: NatLab, name: str) -> None:
     one.prepare(lab)
     done = trial(lab, one.where, HOPELESS_WITHIN, one.servers)
     assert done.seconds is None, done
+
+
+@pytest.mark.parametrize(("one", "two"), [("symmetric", "symmetric-adm"), ("linux", "tcp-only")])
+def test_both_ends_say_why_and_soon(lab: NatLab, one: str, two: str) -> None:
+    """All pairs: ``python -m tests.nat.reasons``."""
+    said = ask(lab, one, two)
+    assert is_right(one, two, said), said
 
 
 @pytest.mark.parametrize(
