@@ -4,6 +4,7 @@
 
     python -m tests.nat.reasons                       # every pair of kinds that nothing connects
     python -m tests.nat.reasons --pairs symmetric,symmetric linux,tcp-only
+    python -m tests.nat.reasons --doctor              # what srmudp doctor says behind each kind
 
 Needs root, ``ip`` and ``nft``, as ``tests.nat.matrix`` does. Both ends ask two STUN servers and tell each other their
 address, their PeerId and what is known of their NAT, as an invite does. Prints what each end says and when, and exits
@@ -20,13 +21,17 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from srmudp import MultiHolepunchSocket, Peer
+from srmudp.cli.examination import Options, examine
+from srmudp.nat.diagnosis import Diagnosis, Verdict, diagnose
 from srmudp.nat.explanation import Cause
 from tests.namespaces import why_not
 from tests.nat.facts import FAIL_WITHIN, KINDS, LETTERS
-from tests.nat.lab import NatLab, discover
+from tests.nat.lab import STUN, NatLab, discover
 
 BLOCKED: Final = "tcp-only"
 HARD: Final = frozenset({"symmetric-adm", "symmetric-seq", "symmetric", "linux-random", "cgnat-sym"})
+HARD_ROUTER: Final = HARD | {"forwarded"}
+"""A forwarded port does not change what the router does with all others."""
 HOPELESS: Final = [two for two in itertools.combinations_with_replacement(KINDS, 2) if LETTERS[two] == "R"]
 
 
@@ -47,7 +52,7 @@ def expected(mine: str, theirs: str) -> Cause:
     if mine == BLOCKED:
         return Cause.UDP_BLOCKED
     if theirs == BLOCKED:
-        return Cause.HARD_HERE if mine in HARD else Cause.SILENCE
+        return Cause.HARD_HERE if mine in HARD_ROUTER else Cause.SILENCE
     assert mine in HARD
     assert theirs in HARD
     return Cause.BOTH_HARD
@@ -96,6 +101,29 @@ def is_right(one: str, two: str, said: tuple[Said, Said]) -> bool:
     return all(end.cause is cause and end.seconds is not None for end, cause in zip(said, wanted, strict=True))
 
 
+def verdict(kind: str) -> Verdict:
+    """What the doctor has to say behind such a router."""
+    return Verdict.BLOCKED if kind == BLOCKED else Verdict.HARD if kind in HARD_ROUTER else Verdict.EASY
+
+
+def visit(lab: NatLab, kind: str) -> Diagnosis:
+    """Have the doctor come to host a."""
+    lab.set_kind("a", kind)
+    return lab.inside("a", lambda: diagnose(examine(Options(STUN, timeout=1.0), lambda text: None)))
+
+
+def _doctor(lab: NatLab) -> int:
+    wrong = 0
+    for kind in KINDS:
+        diagnosis = visit(lab, kind)
+        right = diagnosis.verdict is verdict(kind)
+        wrong += not right
+        found = diagnosis.findings
+        more = f"mtu {dict(found.mtu)}, hairpin {found.hairpin}, seen at {', '.join(map(str, found.public.values()))}"
+        print(f"{'PASS' if right else 'FAIL'} {kind:16} {diagnosis.verdict.value}, {more}", flush=True)
+    return wrong
+
+
 def _pair(text: str) -> tuple[str, str]:
     one, _, two = text.partition(",")
     if LETTERS.get((one, two)) != "R":
@@ -106,6 +134,7 @@ def _pair(text: str) -> tuple[str, str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Whether pairs of NATs that cannot connect say why, and when.")
     parser.add_argument("--pairs", nargs="+", type=_pair, default=HOPELESS, metavar="A,B", help="these only")
+    parser.add_argument("--doctor", action="store_true", help="see what srmudp doctor says behind each kind instead")
     options = parser.parse_args(arguments)
     if reason := why_not():
         print(f"not possible here: {reason}", file=sys.stderr)
@@ -113,6 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wrong, times = 0, []
     with NatLab() as lab:
         lab.build()
+        if options.doctor:
+            return int(_doctor(lab) > 0)
         for one, two in options.pairs:
             said = ask(lab, one, two)
             right = is_right(one, two, said)
