@@ -20,6 +20,7 @@ from ..config import STUN_SERVERS, Config
 from ..exceptions import DecodeError, DiscoveryFailed
 from ..models import Address, PublicAddress
 from ..nat.diagnosis import Findings, Lifetime
+from ..routers.keeper import which_answer
 from ..sockets.discovery import parse_servers, way_to
 from ..sockets.multi import MultiHolepunchSocket
 from ..transports.udp import UdpTransport
@@ -145,11 +146,16 @@ def _outside(options: Options, say: Callable[[str], None], found: dict[str, Any]
             "answered": tuple(str(server) for server in seen.answers),
             "failures": dict(seen.failures),
         }
-        say("Trying what sizes get through ...")
-        found["mtu"], found["mtu_refused"] = datagrams(list(seen.answers))
-        if seen.ipv4 is not None and seen.translated:
-            say("Trying whether your router leads back in whoever knocks from within ...")
-            found["hairpin"] = _hairpin(sock, other, seen)
+        with ThreadPoolExecutor(1, "srmudp-router") as pool:
+            routed = seen.ipv4 is not None and bool(seen.translated)
+            mappers = pool.submit(which_answer) if routed else None  # beside the others: silence takes its time
+            say("Trying what sizes get through ...")
+            found["mtu"], found["mtu_refused"] = datagrams(list(seen.answers))
+            if mappers is not None:
+                say("Trying whether your router leads back in whoever knocks from within ...")
+                found["hairpin"] = _hairpin(sock, other, seen)
+                say("Asking your router whether it forwards ports (it changes nothing) ...")
+                found["mappers"] = mappers.result()
     if options.lifetime is not None:
         found["lifetime"] = lifetime(next(iter(seen.answers)), options.lifetime, say)
 

@@ -484,6 +484,11 @@ def _advice(findings: Findings, verdict: Verdict) -> list[str]:
             "Tell your peer the address that the very program sees (sock.discover(), /public in the chat), and begin "
             "at about the same time: routers forget a port that is silent."
         )
+    if any(not answer for answer in (findings.mappers or {}).values()):
+        advice.append(
+            "Your router forwards a port when a program asks: sock.map_port() does, and then everybody gets in who is "
+            "told that address."
+        )
     life = findings.lifetime
     if life is not None and life.at_most is not None and life.at_least < SAFE_LIFE / 2:
         advice.append("The router forgets quickly: give the socket a shorter timeout=, so that it speaks more often.")

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from srmudp import MultiHolepunchSocket, Peer, PortMappingFailed
+from srmudp.cli.examination import Options, examine
 from srmudp.models import Address
-from srmudp.routers import upnp
+from srmudp.nat.diagnosis import diagnose
+from srmudp.routers import keeper, upnp
 from srmudp.routers.keeper import which_answer
 from tests.namespaces import why_not
-from tests.nat.lab import NatLab
+from tests.nat.lab import STUN, NatLab
 from tests.routers.fakes import FakeIgd, FakeRouter, until
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(60)]
@@ -86,6 +88,15 @@ def test_a_router_with_hairpin_proves_it(lab: NatLab, start: Start) -> None:
         assert mapped.verified
         assert [seen.confirmed for seen in a.addresses] == [True]
         a.close(0)
+
+
+def test_the_doctor_finds_it(lab: NatLab, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "WAYS", keeper.WAYS[:1])  # UPnP takes seconds where nobody speaks it
+    router = start(FakeRouter, 5351)
+    diagnosis = lab.inside("a", lambda: diagnose(examine(Options(STUN, timeout=1.0), lambda text: None)))
+    assert diagnosis.findings.mappers == {"PCP": ""}
+    assert router.mappings == {}
+    assert any("sock.map_port()" in text for text in diagnosis.advice)
 
 
 @needs_library
