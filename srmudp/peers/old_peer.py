@@ -20,7 +20,7 @@ from ..nat.holepunch import FIRST_PHASE
 from ..protocol.events import MessageArrived, MessageSettled, ResolveWanted, RoomFreed
 from ..protocol.srudp import OldConnection, Signal, SignalKind
 from ..wire.frames import Candidates, CloseCode
-from ..wire.srudp import Dialect, parse_probe, parse_stage
+from ..wire.srudp import Dialect, dialect_of_punch, parse_probe, parse_stage
 from .host import Host, Receipt, Transmit
 from .peer import Peer
 
@@ -124,6 +124,9 @@ class OldPeer(Peer):
             where = next((address for address in self.addresses if address.host == source.host), None)
         if not self.connection.established and where is not None:
             self._partner = where
+        if not self.connection.established and dialect_of_punch(datagram) not in (None, self.dialect):
+            other = next(dialect for dialect in Dialect if dialect is not self.dialect)
+            self.failure = f"the program there speaks {other.value}, not {self.dialect.value}; add it with that wire"
         self.connection.on_datagram(datagram, now)
         self._look(now)
 

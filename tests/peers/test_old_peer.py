@@ -274,6 +274,25 @@ def test_what_a_fin_overtook_is_still_taken(dialect: Dialect) -> None:
         net.inject(Address(THERE, PORT), a.address, datagram)
     net.run(1)
     assert stream(a) == b"last words"
+    assert a.node.ended_whole("old")
+
+
+@both
+def test_a_goodbye_before_all_has_come_ends_nothing_whole(dialect: Dialect) -> None:
+    net, a, old, _ = connected(dialect)
+    assert not a.node.ended_whole("old")
+    net.partition("a", "old")
+    old.write(bytes(3000), net.now)
+    for _ in range(3):
+        old._send_one(net.now)
+    old.close(net.now)
+    _, *arriving = old._out
+    old._out.clear()
+    for datagram in arriving:
+        net.inject(Address(THERE, PORT), a.address, datagram)
+    until(net, lambda: status(a, "old").state is PeerState.LOST, 1)
+    assert stream(a) == b""
+    assert not a.node.ended_whole("old")
 
 
 @both
@@ -297,6 +316,7 @@ def test_silence_is_noticed_and_an_idle_session_lives(dialect: Dialect) -> None:
     net.partition("a", "old")
     until(net, lambda: status(a, "old").state is PeerState.LOST, 25)
     assert old.died in (None, "stream may be broken")
+    assert not a.node.ended_whole("old")
 
 
 @both
@@ -489,6 +509,22 @@ def test_the_wire_is_never_chosen_by_what_comes() -> None:
     net.run(5)
     assert status(a, "old").state is PeerState.CONNECTING
     assert drops(a) > 0
+
+
+@both
+def test_a_punch_of_the_other_dialect_is_said_and_not_followed(dialect: Dialect) -> None:
+    """What comes would be a stream in one and messages in the other, and our own punch has named a curve already."""
+    net = SimNet(1, link=LINK)
+    a = us(net, dialect)
+    (other,) = set(Dialect) - {dialect}
+    net.inject(Address(THERE, PORT), a.address, punch(other))
+    net.run(5)
+    assert (
+        status(a, "old").failure
+        == f"the program there speaks {other.value}, not {dialect.value}; add it with that wire"
+    )
+    assert status(a, "old").state is PeerState.CONNECTING
+    assert a.node.drops == {"old_unreadable": 1}
 
 
 def test_adding_says_what_does_not_go_together() -> None:
