@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Final
 
 _ROUTES: Final = Path("/proc/thread-self/net/route")  # a thread may live in a network namespace of its own
+NO_WINDOW: Final[int] = getattr(subprocess, "CREATE_NO_WINDOW", 0)
+"""Windows: no console for what a program with windows starts."""
 _UP_AND_GATEWAY: Final = 0x3
 _COMMANDS: Final = {
     "darwin": (("/sbin/route", "-n", "get", "default"), re.compile(r"gateway:\s*([0-9.]+)")),
@@ -26,7 +28,9 @@ def default_gateway() -> str | None:
     if sys.platform in _COMMANDS:
         command, pattern = _COMMANDS[sys.platform]
         try:
-            told = subprocess.run(command, capture_output=True, text=True, timeout=2, check=False).stdout
+            told = subprocess.run(
+                command, capture_output=True, text=True, timeout=2, check=False, creationflags=NO_WINDOW
+            ).stdout
         except (OSError, subprocess.TimeoutExpired, UnicodeError):
             return None
         return gateway_in(told, pattern)

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from time import monotonic
+from time import monotonic, time
 from typing import Final, Protocol
 
 from ..exceptions import PortMappingFailed
@@ -25,8 +25,13 @@ WAYS: Final[tuple[tuple[str, Find], ...]] = (("PCP or NAT-PMP", find_pcp), ("UPn
 """The protocols by name, in the order in which they are tried."""
 RETRY: Final = 60.0
 """Seconds between attempts while a router that once mapped our port does not any more."""
+_LOOK: Final = 15.0
+"""Seconds between looks whether this machine has moved to another network, or slept."""
+_HASTE: Final = 8.0
+"""Seconds at least that the time left of a mapping is taken for when it could not be renewed."""
 _PROBES: Final = (0.0, 0.2, 0.4)
 """Seconds at which probes are sent."""
+_FAR: Final = ("192.0.2.1", 9)
 _PROBE_WAIT: Final = 0.8
 _PROBE_LOOK: Final = 0.04
 _LAST_LIMIT: Final = 10.0
@@ -47,6 +52,16 @@ def which_answer(ways: Sequence[tuple[str, Find]] | None = None) -> dict[str, st
             found[router.protocol] = ""
             router.close(1.0)
     return found
+
+
+def own_address() -> str:
+    """Our IPv4 address towards the world, or "" if there is no way there. Sends nothing."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(_FAR)
+            return str(probe.getsockname()[0])
+    except OSError:
+        return ""
 
 
 class Owner(Protocol):
@@ -145,8 +160,7 @@ class Keeper:
                     log.info("= port %d is not mapped any more: %s", self._port, error)
                     told, outside = None, None
                     self._owner.on_mapped(None)
-                left = ends - monotonic()
-                self._stop.wait(left / 2 if left > 8 else min(max(left, 0.0) + 4.0, RETRY))
+                self._rest(RETRY if told is None else max(ends - monotonic(), _HASTE) / 2)
                 continue
             outside, ends = grant.address, monotonic() + grant.lifetime
             mapped = self._mapped(grant)
@@ -155,7 +169,19 @@ class Keeper:
                 log.info("= port %d is mapped to %s", self._port, mapped)
                 self._owner.on_mapped(mapped)
             self._settle(mapped)
-            self._stop.wait(grant.lifetime / 2)
+            self._rest(grant.lifetime / 2)
+
+    def _rest(self, seconds: float) -> None:
+        """Wait so long, by the wall clock as well: a machine that slept has less time left. Or until we have moved."""
+        until, wall, here = monotonic() + seconds, time() + seconds, own_address()
+        while not self._stop.wait(max(0.0, min(until - monotonic(), _LOOK))):
+            if own_address() != here:
+                router, self._router = self._router, None  # that was another network's
+                if router is not None:
+                    router.close(1.0)
+                return
+            if monotonic() >= until or time() >= wall:
+                return
 
     def _map(self, outside: Address | None) -> Grant:
         """By the router we have, or by any.

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ..models import Address
 from .asking import LIFETIME, Grant, RouterError, checked
-from .gateway import default_gateway
+from .gateway import NO_WINDOW, default_gateway
 
 _PATIENCE: Final = 8.0
 """Seconds one order to the process may take: the search and five short conversations over HTTP."""
@@ -64,6 +64,7 @@ class UpnpRouter:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the program
+                creationflags=NO_WINDOW,
             )
         except OSError as error:
             raise RouterError(f"the process for UPnP does not start: {error}") from error

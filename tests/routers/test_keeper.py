@@ -127,6 +127,31 @@ def test_a_mapping_that_is_lost_is_told_and_looked_for_again(keep: Keep, monkeyp
     assert first == [OUTSIDE, None, OUTSIDE]
 
 
+def test_on_another_network_another_router_is_asked(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK", 0.001)
+    here = ["192.168.1.2"]
+    monkeypatch.setattr(module, "own_address", lambda: here[0])
+    router = Made(OUTSIDE)
+    keeper, _ = keep(("A", router.find))
+    keeper.first.result(5)
+    here[0] = "10.0.0.7"
+    until(lambda: router.found == 2)
+    assert router.closed == 1
+    assert len(router.orders) <= 2
+
+
+def test_after_a_sleep_it_is_renewed(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK", 0.001)
+    clock = [0.0]
+    monkeypatch.setattr(module, "time", lambda: clock[0])
+    router = Made(OUTSIDE)
+    keeper, told = keep(("A", router.find))
+    keeper.first.result(5)
+    clock[0] = 501.0
+    until(lambda: len(router.orders) == 2)
+    assert len(told.news) == 1
+
+
 def test_stopping_does_not_wait_for_a_router_that_hangs(keep: Keep) -> None:
     def hanging(given_up: Callable[[], bool]) -> Made:
         while not given_up():
