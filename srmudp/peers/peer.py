@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container
+from math import inf
 from typing import Final, TypeVar
 
 from ..exceptions import DecodeError, RemoteProtocolError
@@ -385,7 +386,9 @@ class Peer:
         elif isinstance(frame, KeyUpdateReply):
             self._updates.complete(frame)
         elif isinstance(frame, ObservedAddress):
-            self.liveness.on_observed(self.observed, frame.address, now)
+            hosts = self._endpoint.whereabouts.hosts
+            if self.observed not in hosts and frame.address not in hosts:  # else it changed its way to us
+                self.liveness.on_observed(self.observed, frame.address, now)
             self.observed = frame.address
             self._endpoint.whereabouts.stir(now)
         elif isinstance(frame, Close):
@@ -460,8 +463,11 @@ class Peer:
             self._take_better(now)
 
     def _take_better(self, now: float) -> None:
-        move = self.ways.decide(now)
-        if move is not None and self.proof is None:
+        path = self.connection.path
+        if path is None or self.proof is not None:
+            return
+        move = self.ways.decide(now, path.rtt.minimum if path.rtt.latest is not None else inf)
+        if move is not None:
             self._take(move, now)
 
     def _take(self, move: Move, now: float) -> None:

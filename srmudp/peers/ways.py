@@ -32,7 +32,8 @@ SPACING: Final = 0.02
 SEARCH_INTERVAL: Final = 2.0
 """Seconds between challenges to a way that once answered, while the present path is silent."""
 LEAD_INTERVAL: Final = 1.0
-"""Seconds between two looks at the present path because the peer uses another; each time twice as long, up to ROUND."""
+LEAD_MOST: Final = 8.0
+"""Seconds between two looks at the present path because the peer uses another: from one up to the other."""
 FRUITLESS: Final = 10
 """Rounds after which an address that never answered is left alone, until it is named anew."""
 UNPROVEN_RATE: Final = 1.0
@@ -251,7 +252,7 @@ class Ways:
         if way is None or present is None or now < self._ask_lead_at or self._round_at == inf:
             return
         self._lead = address if follow else None
-        self._lead_interval = min(2 * self._lead_interval, ROUND)
+        self._lead_interval = min(2 * self._lead_interval, LEAD_MOST)
         self._ask_lead_at = now + self._lead_interval
         if self._searching is None:
             self._searching = now
@@ -358,8 +359,13 @@ class Ways:
 
     # --- decisions
 
-    def decide(self, now: float) -> Move | None:
-        """Where the path is to lead from now on, if elsewhere."""
+    def decide(self, now: float, floor: float = inf) -> Move | None:
+        """Where the path is to lead from now on, if elsewhere.
+
+        Args:
+            floor: the shortest round trip that the present path ever had. What is slow for the queue that we fill
+                ourselves need not be left for a way that is not faster than it can be.
+        """
         present = self._ways.get(self._present) if self._present is not None else None
         if present is None:
             return None
@@ -371,17 +377,17 @@ class Ways:
         for way in self._ways.values():
             if way is present or way.rtt is None or way.got < SAMPLES:
                 continue
-            why = self._advantage(way, way.rtt, present, present.rtt)
+            why = self._advantage(way, way.rtt, present, present.rtt, floor)
             if why and (best is None or way.rtt < FASTER * best.rtt - TOLERANCE):
                 best = Move(way.address, way.rtt, why)
         return best
 
-    def _advantage(self, way: Way, rtt: float, present: Way, present_rtt: float) -> str:
+    def _advantage(self, way: Way, rtt: float, present: Way, present_rtt: float, floor: float) -> str:
         """Why one is better than the present one, or nothing."""
         times = f"{1000 * rtt:.1f} ms instead of {1000 * present_rtt:.1f} ms"
         near, present_near = nearness(way.address, self._ours), nearness(present.address, self._ours)
         tolerance = TOLERANCE if SAME_NETWORK not in (near, present_near) else LAN_TOLERANCE
-        if rtt < FASTER * present_rtt - tolerance:
+        if rtt < FASTER * min(present_rtt, floor) - tolerance:
             return f"a faster way, {times}"
         if rtt > AS_FAST * present_rtt + tolerance:
             return ""

@@ -406,6 +406,24 @@ def test_the_first_that_is_proven_carries_and_the_better_takes_over() -> None:
 # --- the rule itself
 
 
+def test_a_path_is_not_left_because_of_the_queue_that_we_fill() -> None:
+    """Its round trips were 20 ms before the transfer began and are 200 ms now; the other way takes 30 ms."""
+    four, six = Address("203.0.113.7", 5000), Address("2001:db8::7", 5000)
+    for floor, taken in ((0.020, False), (0.200, True)):
+        ways = Ways(random.Random(1).randbytes, TokenBucket(1, 100))
+        ways.start(six, [four], [], 0.0)
+        sent: dict[Address, list[tuple[bytes, float]]] = {six: [], four: []}
+        for step in range(3000):
+            now = step / 1000
+            for where, nonce in ways.due(now) if now >= ways.next_at else ():
+                sent[where].append((nonce, now))
+            for where, delay in ((six, 0.2), (four, 0.03)):
+                while sent[where] and sent[where][0][1] + delay <= now:
+                    ways.on_response(sent[where].pop(0)[0], where, now)
+        move = ways.decide(3.0, floor)
+        assert (move is not None and move.address == four) is taken
+
+
 @pytest.mark.parametrize(
     ("address", "rtt", "present", "present_rtt", "taken"),
     [
