@@ -4,6 +4,7 @@
 
     python -m tests.nat.matrix --repeats 20                       # everything, for an hour or two
     python -m tests.nat.matrix --kinds linux symmetric --repeats 5
+    python -m tests.nat.matrix --letters S O T P --repeats 20     # what has to connect within 3 s
     python -m tests.nat.matrix --pairs linux,linux-open lan-isolated ipv6 --json
 
 Needs root, ``ip`` and ``nft``; makes its own network namespaces and removes them, also when it is interrupted (the
@@ -162,6 +163,17 @@ def case(name: str) -> Case:
     )
 
 
+def chosen(pairs: Sequence[Case], kinds: Sequence[str], letters: Sequence[str]) -> list[Case]:
+    """What is tried: these, and all pairs of these kinds; of everything, if none are given. With these letters only."""
+    everything = not (pairs or kinds)
+    cases = list(pairs)
+    if kinds or everything:
+        cases += [pair(*two) for two in itertools.combinations_with_replacement(kinds or KINDS, 2)]
+    if everything:
+        cases += SITUATIONS.values()
+    return [one for one in cases if not letters or one.letter in letters]
+
+
 # --- what comes out
 
 
@@ -257,6 +269,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--pairs", nargs="+", type=case, metavar="A,B", help=f"these pairs only, or of {', '.join(SITUATIONS)}"
     )
+    parser.add_argument(
+        "--letters", nargs="+", choices=sorted(set(LETTERS.values())), metavar="LETTER", help="only pairs expected so"
+    )
     parser.add_argument("--repeats", type=int, default=1, help="trials of each pair (default: 1)")
     parser.add_argument("--within", type=float, help="seconds one trial has at most, whatever is expected")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
@@ -264,11 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if reason := why_not():
         print(f"not possible here: {reason}", file=sys.stderr)
         return 2
-    cases: list[Case] = options.pairs or []
-    if options.kinds or not cases:
-        cases = cases + [pair(*two) for two in itertools.combinations_with_replacement(options.kinds or KINDS, 2)]
-    if not (options.kinds or options.pairs):
-        cases += SITUATIONS.values()
+    cases = chosen(options.pairs or [], options.kinds or [], options.letters or [])
     for number in _SIGNALS:
         signal.signal(number, _end)
     results: list[Result] = []

@@ -6,7 +6,7 @@ import pytest
 
 from tests.nat.facts import KINDS, LETTERS
 from tests.nat.lab import RULES
-from tests.nat.matrix import SITUATIONS, Result, Trial, case, main, summary, table
+from tests.nat.matrix import SITUATIONS, Result, Trial, case, chosen, main, summary, table
 
 
 def result(name: str, *seconds: float | None, reason: str | None = None) -> Result:
@@ -53,6 +53,20 @@ def test_the_table_shows_each_pair_both_ways() -> None:
     rows = [line.split() for line in table(results).splitlines()]
     assert rows == [["symme", "linux"], ["symmetric", "RB-"], ["linux", "RB-", "S+"]]
     assert summary(results).startswith("2 of 3 pairs as expected; connected after: median 0.100 s")
+
+
+def test_what_is_tried() -> None:
+    everything = chosen([], [], [])
+    assert len(everything) == len(KINDS) * (len(KINDS) + 1) // 2 + len(SITUATIONS)
+    assert [one.name for one in chosen([], ["open", "symmetric"], [])] == [
+        *("open,open", "open,symmetric", "symmetric,symmetric")
+    ]
+    assert [one.name for one in chosen([case("lan")], ["open", "symmetric"], ["S", "O"])] == [
+        *("lan", "open,open", "open,symmetric")
+    ]
+    hopeless = chosen([], [], ["R"])
+    assert {one.letter for one in hopeless} == {"R"}
+    assert SITUATIONS["carrier"] in hopeless
 
 
 def test_what_is_no_pair_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
