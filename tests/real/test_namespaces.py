@@ -307,8 +307,6 @@ def test_attack_54_home_routers(lab: Lab, first: str) -> None:
 def test_attack_54_a_router_that_takes_strangers_packets_for_its_own(lab: Lab) -> None:
     """Attack 54: a plain masquerade keeps the unsolicited packet as a flow, so the peer's own flow gets another port.
     It is recognised by its key wherever it comes from, if the other end lets it in.
-
-    Two such routers need first packets that die on their way (small TTL), which this version does not send.
     """
     lab.nat("a", inbound="accept")
     wire = Wire()
@@ -318,4 +316,16 @@ def test_attack_54_a_router_that_takes_strangers_packets_for_its_own(lab: Lab) -
     host, port = address(b, "a")
     assert host == PUBLIC["a"]
     assert port != PORT, "the port was taken"
+    alive(a, b)
+
+
+def test_attack_54_two_such_routers(lab: Lab) -> None:
+    """Attack 54: neither would let in the other's port if that was moved. The first datagrams of each die on their way,
+    so that its own router knows the flow before anything of the other's gets there."""
+    lab.nat("a", inbound="accept")
+    lab.nat("b", inbound="accept")
+    a, b = lab.socket("a"), lab.socket("b")
+    meet(a, b)
+    assert address(a, "b") == (PUBLIC["b"], PORT)
+    assert address(b, "a") == (PUBLIC["a"], PORT)
     alive(a, b)

@@ -467,67 +467,97 @@ def test_a_transport_that_knows_no_hop_limit_sends_no_openers() -> None:
 # --- more sockets for one remote
 
 
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
 @linux_only
-class TestSpread:
-    """One remote, many sockets towards it, of which it reaches one."""
-
-    def test_the_socket_that_is_heard_of_is_the_one_that_answers(self, make: Make) -> None:
-        transport, other = make(), make()
-        remote = at(other)
-        assert transport.spread(remote, 20) == 20
-        transport.send_opener(b"hello", remote, 2)
-        collect(other, 5 * 20)
-        ports = self.heard(other, transport, remote)
-        assert len(ports) == 1
-        assert ports.isdisjoint({transport.local_address().port})
-        for _ in range(2):
+def test_the_socket_that_is_heard_of_is_the_one_that_answers(make: Make) -> None:
+    """One remote, many sockets towards it, of which it reaches one; the others are closed then."""
+    transport, other = make(), make()
+    remote = at(other)
+    assert transport.spread(remote, 20) == 20
+    assert transport.send_opener(b"hello", remote, 2) == 5
+    batches = []
+    while len(batches) < 20:
+        assert select.select([other], [], [], 5.0)[0]
+        while (batch := other.receive_batch()) is not None:
+            batches.append(batch)
+    sources = {batch.source for batch in batches}
+    assert len(sources) == 20
+    assert at(transport) not in sources
+    chosen = batches[7].source
+    for spread in (20, 1, 1):
+        if spread == 1:
             assert transport.spread(remote, 1) == 1
-            assert self.heard(other, transport, remote) == ports
-        descriptor = transport.spread_fileno
-        assert transport.spread(remote, 0) == 0
-        transport.send_batch(b"as before", 9, remote)
-        assert collect(other, 9)[1] == {at(transport)}
-        assert transport.spread_fileno == descriptor
+        for _ in range(2):
+            other.send_batch(b"found you", 9, chosen)
+            assert select.select([transport.spread_fileno], [], [], 5.0)[0]
+            assert transport.receive_lone() == (b"found you", 9, remote)
+            assert transport.receive_batch() is None
+            transport.send_batch(b"answer", 6, remote)
+            assert collect(other, 6)[1] == {chosen}
+    transport.send_opener(b"hello", remote, 2)  # not by one that works already
+    other.send_batch(b"x", 1, at(transport))  # nor does this unsettle what is settled
+    collect(transport, 1)
+    transport.send_batch(b"answer", 6, remote)
+    assert collect(other, 6) == ([b"answer"], {chosen})
+    assert transport.spread(remote, 0) == 0
+    transport.send_batch(b"as before", 9, remote)
+    assert collect(other, 9)[1] == {at(transport)}
 
-    def heard(self, other: UdpTransport, transport: UdpTransport, remote: Address) -> set[int]:
-        """The ports that ``other`` is sent to from, once it has sent to the socket that it heard of last."""
-        if not hasattr(self, "chosen"):
-            transport.send_opener(b"hello", remote, 2)
-            datagrams = [other.receive_batch() for _ in range(20) if select.select([other], [], [], 5.0)[0]]
-            self.chosen = next(batch.source for batch in datagrams[7:] if batch is not None)
-            while other.receive_batch() is not None:
-                pass
-        other.send_batch(b"found you", 9, self.chosen)
-        assert select.select([transport.spread_fileno], [], [], 5.0)[0]
-        batch = transport.receive_batch()
-        assert batch is not None
-        assert (batch.buffer, batch.source) == (b"found you", remote)
-        assert transport.receive_batch() is None
-        transport.send_batch(b"answer", 6, remote)
-        _, sources = collect(other, 6)
-        return {source.port for source in sources}
 
-    def test_none_is_kept_that_was_not_heard_of(self, make: Make) -> None:
-        transport, other = make(), make()
-        before = set(os.listdir("/proc/self/fd"))
-        assert transport.spread(at(other), 20) == 20
-        assert transport.spread(at(other), 1) == 0
-        assert len(set(os.listdir("/proc/self/fd")) - before) == 1  # what watches them
+@linux_only
+def test_no_socket_is_kept_that_was_not_heard_of(make: Make) -> None:
+    transport, other = make(), make()
+    before = descriptors()
+    assert transport.spread(at(other), 20) == 20
+    assert transport.spread(at(other), 1) == 0
+    assert len(descriptors() - before) == 1  # what watches them
+    transport.close()
+    assert descriptors() <= before
+    assert transport.spread(at(other), 20) == 0
+
+
+@linux_only
+def test_the_transports_own_socket_may_be_heard_as_well(make: Make) -> None:
+    transport, other = make(), make()
+    transport.spread(at(other), 20)
+    other.send_batch(b"x", 1, at(transport))
+    collect(transport, 1)
+    transport.send_batch(b"answer", 6, at(other))
+    assert collect(other, 6)[1] == {at(transport)}
+    assert transport.spread(at(other), 1) == 0
+
+
+@linux_only
+def test_remotes_with_sockets_of_their_own_are_bounded(make: Make) -> None:
+    transport = make()
+    found = [transport.spread(Address("127.0.0.1", 1000 + number), 8) for number in range(20)]
+    assert found == [8] * fan_module.MAX_REMOTES + [0] * (20 - fan_module.MAX_REMOTES)
+    assert transport.spread(Address("::1", 9), 8) == 0
+
+
+@linux_only
+@pytest.mark.parametrize(("allowed", "opened"), [(64, 64 - fan_module.SPARE), (20, 0), (0, 0)])
+def test_attack_48_many_sockets_where_few_are_allowed(make: Make, allowed: int, opened: int) -> None:
+    """Attack 48: as many are opened as leave the program some descriptors, or none; all of them are closed."""
+    import resource
+
+    transport = make()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = descriptors()  # and the one that this took, which pays for what watches the sockets
+    free = [number for number in range(limits[0]) if str(number) not in before][:allowed]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1] + 1 if free else len(before), limits[1]))
+    try:
+        assert transport.spread(Address("127.0.0.1", 9), 256) == opened
+        if opened:
+            spare = [os.dup(0) for _ in range(fan_module.SPARE)]
+            with pytest.raises(OSError, match="Too many open files"):
+                os.dup(0)
+            for descriptor in spare:
+                os.close(descriptor)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         transport.close()
-        assert set(os.listdir("/proc/self/fd")) <= before
-        assert transport.spread(at(other), 20) == 0
-
-    def test_the_transports_own_socket_may_be_heard_as_well(self, make: Make) -> None:
-        transport, other = make(), make()
-        transport.spread(at(other), 20)
-        other.send_batch(b"x", 1, at(transport))
-        collect(transport, 1)
-        transport.send_batch(b"answer", 6, at(other))
-        assert collect(other, 6)[1] == {at(transport)}
-        assert transport.spread(at(other), 1) == 0
-
-    def test_remotes_are_bounded_and_ipv6_has_none(self, make: Make) -> None:
-        transport = make()
-        found = [transport.spread(Address("127.0.0.1", 1000 + number), 8) for number in range(20)]
-        assert found == [8] * fan_module.MAX_REMOTES + [0] * (20 - fan_module.MAX_REMOTES)
-        assert transport.spread(Address("::1", 9), 8) == 0
+    assert descriptors() <= before
