@@ -317,15 +317,3 @@ def test_attack_54_a_router_that_takes_strangers_packets_for_its_own(lab: Lab) -
     assert host == PUBLIC["a"]
     assert port != PORT, "the port was taken"
     alive(a, b)
-
-
-def test_attack_54_two_such_routers(lab: Lab) -> None:
-    """Attack 54: neither would let in the other's port if that was moved. The first datagrams of each die on their way,
-    so that its own router knows the flow before anything of the other's gets there."""
-    lab.nat("a", inbound="accept")
-    lab.nat("b", inbound="accept")
-    a, b = lab.socket("a"), lab.socket("b")
-    meet(a, b)
-    assert address(a, "b") == (PUBLIC["b"], PORT)
-    assert address(b, "a") == (PUBLIC["a"], PORT)
-    alive(a, b)

@@ -35,7 +35,7 @@ PAIRS = (
         "restricted,symmetric-seq",
     ),
     *("restricted,symmetric-adm", "forwarded,symmetric", "double,cgnat-pr"),
-    *("linux-open,linux-open", "symmetric-seq,linux", "symmetric,linux-open"),
+    *("symmetric-seq,linux", "symmetric,linux-open"),
     *("lan", "lan-isolated-hairpin", "carrier-hairpin", "ipv6", "ipv6-open"),
 )
 """Pairs that connect, at most 20 of them: each takes half a second, and the one that is left to chance a few."""
@@ -60,6 +60,15 @@ def lab() -> Iterator[NatLab]:
 @pytest.mark.parametrize("name", PAIRS)
 def test_what_punching_connects(lab: NatLab, name: str) -> None:
     one = case(name)
+    one.prepare(lab)
+    done = trial(lab, one.where, one.within, one.servers)
+    assert done.seconds is not None, done
+
+
+def test_attack_54_two_routers_that_take_strangers_packets_for_their_own(lab: NatLab) -> None:
+    """Attack 54: neither end would let in the other's port if that was moved. The first datagrams of each die on their
+    way, so that its own router knows the flow before anything of the other's gets there."""
+    one = case("linux-open,linux-open")
     one.prepare(lab)
     done = trial(lab, one.where, one.within, one.servers)
     assert done.seconds is not None, done
