@@ -1,4 +1,4 @@
-"""Cells of the grid of :mod:`tests.benchmarks.grid`, small enough for every run: what DESIGN section 6 promises.
+"""Cells of the grid of :mod:`tests.benchmarks.grid`, small enough for every run.
 
 The whole sender, not the controller alone: real connections, recovery, pacing, acknowledgements, over a modelled link.
 """

@@ -108,10 +108,11 @@ async def test_faults_are_counted_and_do_not_take_a_core(caplog: pytest.LogCaptu
         rig.transport.arrive(b"M1:x", b"M2:x", source=BOB)
         await reach(lambda: rig.engine.drops().get("internal_error") == 2)
         rig.endpoint.poll_transmit = bad  # type: ignore[assignment,method-assign]
+        began = time.monotonic()
         await rig.send()
         for _ in range(20):
             await asyncio.sleep(0.001)
-        assert rig.engine.drops()["internal_error"] < 6
+        assert rig.engine.drops()["internal_error"] < 6 + (time.monotonic() - began) / module._RETRY
         assert "on purpose" in caplog.text
         del rig.endpoint.poll_transmit  # type: ignore[method-assign]
         await reach(lambda: rig.transport.sent)
