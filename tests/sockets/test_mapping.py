@@ -42,8 +42,7 @@ def test_it_shows_while_the_socket_is_open_and_ends_with_it(router: Made) -> Non
         assert str(MAPPED) == "198.51.100.7:5000"
         (seen,) = sock.addresses
         assert (seen.address, seen.witnesses, seen.confirmed) == (OUTSIDE, ("router 192.168.1.1 (PCP)",), False)
-        candidates = sock._engine.driver.peek(sock._engine.house.endpoint.whereabouts.candidates)
-        assert Candidate(CandidateKind.MAPPED, OUTSIDE) in candidates
+        assert Candidate(CandidateKind.MAPPED, OUTSIDE) in sock.candidates
         assert sock.map_port() == MAPPED, "there is one"
         assert router.found == 1
         assert not router.closed
