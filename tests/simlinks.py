@@ -321,12 +321,16 @@ class Nat(Attached):
     def rebind(self, address: str | None = None) -> None:
         """Forget every mapping, as a reboot does: old flows get other ports, or ports at another ``address``."""
         self._burnt.update(mapping.external for mapping in self._mappings.values())
-        self._mappings.clear()
-        self._by_external.clear()
-        self._occupied.clear()
+        self.forget()
         if address is not None:
             self.unregister()
             self.register(self.net, self.name, (address, *self.addresses[1:]), self.realm)
+
+    def forget(self) -> None:
+        """Forget every mapping, but not which ports are whose: a flow that goes on gets its port again, if it can."""
+        self._mappings.clear()
+        self._by_external.clear()
+        self._occupied.clear()
 
     def forward(self, port: int, internal: Address) -> None:
         """A static port forward: anyone reaches ``internal`` by the external ``port``."""

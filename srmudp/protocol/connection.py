@@ -361,6 +361,10 @@ class Connection:
         if milliseconds is not None:
             self.signal(SingleOnly(milliseconds))
         acks.on_burst_end(now)
+        recovery = self.recovery
+        if recovery is not None and recovery.probes > 1 and recovery.on_heard():
+            self._probes_due = 1
+            return True
         return acks.now or self._controls.urgent
 
     def on_incomplete(self, datagrams: int) -> None:

@@ -281,6 +281,7 @@ class Recovery:
         self.records: dict[int, SentRecord] = {}  # eliciting and not yet known to be opened, by number
         self.in_flight = 0
         self.probes = 0  # probe timeouts since the last progress
+        self._heard_after = 0  # so many of them
         self.datagrams_sent = 0
         self.datagrams_lost = 0
         self._flights: list[Flight] = []
@@ -705,6 +706,16 @@ class Recovery:
                 # Each time: what was sent during an outage must not be held against the path when it is over.
                 self.path.controller.on_persistent_congestion(now)
         return outcome, probe
+
+    def on_heard(self) -> bool:
+        """Something came though nothing is acknowledged: True if a probe should leave now, sooner than by its backoff.
+
+        Once for each probe timeout, as the way there may be the one that is broken.
+        """
+        if self._heard_after == self.probes:
+            return False
+        self._heard_after = self.probes
+        return True
 
     def move(self, path: Path) -> None:
         """What is in flight left over the old path; acks of it say nothing of the new one's MTU."""

@@ -10,6 +10,7 @@ from each change, or from the end of an outage, until data arrived again. Exits 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import random
@@ -19,8 +20,9 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
 from srmudp import Config, EventKind, MultiHolepunchSocket
@@ -43,6 +45,15 @@ SECOND_ROUTE: Final = "198.51.21"
 NETLINK_NETFILTER: Final = 12
 FLUSH: Final = struct.pack("=IHHII", 20, (1 << 8) | 2, 1 | 4, 1, 0) + struct.pack("=BBH", 0, 0, 0)
 """A netlink message with an answer asked for: delete all of connection tracking (IPCTNL_MSG_CT_DELETE)."""
+
+
+_INSIDE_IS_HIDDEN: Final = """
+    chain hidden {
+        type filter hook forward priority 10;
+        iifname wan ct state new ct status & dnat != dnat drop;
+    }
+"""
+"""Nobody outside reaches the addresses behind a NAT by themselves, though the middle knows the way there."""
 
 
 class ChangingLab(Namespaces):
@@ -79,6 +90,8 @@ class ChangingLab(Namespaces):
         if port is not None:
             assert "masquerade" in rules
             rules = rules.replace("masquerade", f"masquerade to :{port}-{port + 20}")
+        if kind != "open":
+            rules += _INSIDE_IS_HIDDEN
         self.nft("n" + side, f"flush ruleset\ntable ip lab {{\n{rules}\n}}\n")
 
     def socket(self, where: str) -> MultiHolepunchSocket:
@@ -97,6 +110,15 @@ class ChangingLab(Namespaces):
                     raise OSError(-code, "the flows cannot be forgotten")
 
         self.inside("n" + side, flush)
+
+    def forget_after(self, seconds: int) -> None:
+        """Have a's router forget flows that were silent for so long."""
+
+        def write() -> None:
+            for which in ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"):
+                Path("/proc/sys/net/netfilter", which).write_text(str(seconds))
+
+        self.inside("na", write)
 
     def rebind(self, side: str, kind: str, port: int) -> None:
         """Have it give its flows other ports, from ``port`` on."""
@@ -317,6 +339,25 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 }
 
 
+class Silence(NamedTuple):
+    """The kinds of both ends' networks, what happens again and again, and seconds of calm before each time;
+    seconds after which a's router forgets."""
+
+    one: str
+    two: str
+    change: Callable[[ChangingLab, int], None]
+    calm: float
+    lifetime: int = 30
+
+
+SILENT: Final[dict[str, Silence]] = {
+    "silent-move": Silence("open", "open", lambda lab, n: lab.move("a", 77 + n), 8),
+    "silent-route": Silence("open", "open", lambda lab, n: lab.route_by(("eth1", "eth0")[n % 2]), 8),
+    "silent-rebind": Silence("linux", "open", lambda lab, n: lab.rebind("a", "linux", 30_000 + 50 * n), 8),
+    "short-mappings": Silence("linux-random", "open", lambda lab, n: None, 22, lifetime=3),
+}
+
+
 def travel(lab: ChangingLab, scenario: str, size: int) -> Journey:
     """One scenario in networks as they were in the beginning.
 
@@ -324,7 +365,20 @@ def travel(lab: ChangingLab, scenario: str, size: int) -> Journey:
         AssertionError: the two did not even connect.
     """
     one, two, happen, back = SCENARIOS[scenario]
+    with _together(lab, one, two, "route" in scenario) as (a, b):
+        journey = Journey(lab, a, b, size, back)
+        journey.run(happen)
+        return journey
+
+
+@contextlib.contextmanager
+def _together(
+    lab: ChangingLab, one: str, two: str, second: bool
+) -> Iterator[tuple[MultiHolepunchSocket, MultiHolepunchSocket]]:
+    """Connected sockets at both ends of the lab, which is as it was in the beginning."""
     lab.silence(False)
+    lab.ip("a", "link", "set", "eth1", "up" if second else "down")
+    lab.route_by("eth0")
     lab.renumber("a", 2)
     for side, kind in (("a", one), ("b", two)):
         lab.move(side, 2)
@@ -336,11 +390,38 @@ def travel(lab: ChangingLab, scenario: str, size: int) -> Journey:
         b.add_peer("a", f"{a.peer_id}@{hosts[0]}:{PORT}")
         assert a.wait_connected("b", 10), a.connections_status
         assert b.wait_connected("a", 10), b.connections_status
-        journey = Journey(lab, a, b, size, back)
-        journey.run(happen)
+        yield a, b
         a.close(0)
         b.close(0)
-        return journey
+
+
+class Words(NamedTuple):
+    """A silent conversation: seconds until each word was taken that was sent after a change, and what was heard."""
+
+    seconds: list[float]
+    events: list[str]
+
+
+def whisper(lab: ChangingLab, scenario: str) -> Words:
+    """One scenario with nothing to transfer: a changes, and b, who does not know, says a word at once.
+
+    Raises:
+        AssertionError: they did not connect, or a word never came.
+    """
+    one, two, change, calm, lifetime = SILENT[scenario]
+    lab.forget_after(lifetime)
+    with _together(lab, one, two, "route" in scenario) as (a, b):
+        heard: list[str] = []
+        b.on_event(lambda event: heard.append(event.kind.value))
+        seconds = []
+        for number in range(4):
+            time.sleep(calm)
+            change(lab, number)
+            began = time.monotonic()
+            b.send(b"word", "a")
+            assert a.receive(PATIENCE) is not None, b.connections_status
+            seconds.append(time.monotonic() - began)
+        return Words(seconds, heard)
 
 
 def describe(scenario: str, journey: Journey) -> str:
@@ -362,12 +443,13 @@ def _end(number: int, frame: object) -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    every = (*SCENARIOS, *SILENT)
     parser = argparse.ArgumentParser(description="Whether a transfer goes on while networks change.")
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"default: all of {', '.join(SCENARIOS)}")
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"default: all of {', '.join(every)}")
     parser.add_argument("--size", type=int, default=64, help="MiB to be sent (default: %(default)s)")
     parser.add_argument("--verbose", action="store_true", help="show each pause and event")
     options = parser.parse_args(arguments)
-    if unknown := set(options.scenarios) - set(SCENARIOS):
+    if unknown := set(options.scenarios) - set(every):
         parser.error(f"unknown: {', '.join(unknown)}")
     if reason := why_not():
         print(f"not possible here: {reason}", file=sys.stderr)
@@ -378,7 +460,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with ChangingLab("srmudpstay") as lab:
             lab.build()
-            for scenario in options.scenarios or SCENARIOS:
+            for scenario in options.scenarios or every:
+                if scenario in SILENT:
+                    words = whisper(lab, scenario)
+                    found = " ".join(f"{one:.3f}" for one in words.seconds)
+                    print(f"{scenario:22} words taken after {found} s; {', '.join(words.events)}", flush=True)
+                    continue
                 journey = travel(lab, scenario, options.size << 20)
                 bad += journey.seconds is None
                 print(describe(scenario, journey), flush=True)

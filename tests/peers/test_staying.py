@@ -125,6 +125,28 @@ def test_both_ends_rebind_at_once() -> None:
     assert EventKind.LOST not in kinds(a) + kinds(b)
 
 
+def test_both_routers_forget_and_let_in_whom_they_must() -> None:
+    """Each keeps its port and drops the other's packets until its own end has spoken, which the one that listens does
+    when it wonders; what it says makes the other one try again at once."""
+    net = SimNet(643, link=LINK)
+    ends = []
+    for number, name in enumerate("ab", 1):
+        net.add_nat("home " + name, f"203.0.113.{number}", Nat(mapping="EIM", filtering="APDF"))
+        ends.append(make_node(net, name, f"192.168.{number}.2", behind="home " + name))
+    a, b = ends
+    connect(net, a, b, pin=True)
+    contents = [net.random.randbytes(20_000) for _ in range(50)]
+    for content in contents:
+        send(a, b, content)
+    net.run(0.5)
+    for _ in range(3):
+        for nat in net.nats.values():
+            nat.forget()
+        assert pause(net, a, b, 2.0) <= QUIET + 0.3
+    until(net, lambda: a.node.pending == 0, 60)
+    assert arrived(b, a) == contents
+
+
 # --- a change that we notice ourselves
 
 
