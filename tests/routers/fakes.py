@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -172,7 +173,7 @@ _DESCRIPTION = """<?xml version="1.0"?>
 <deviceList><device><deviceType>urn:schemas-upnp-org:device:WANConnectionDevice:1</deviceType>
 <friendlyName>connection</friendlyName><serviceList><service>
 <serviceType>urn:schemas-upnp-org:service:WANIPConnection:1</serviceType>
-<serviceId>urn:upnp-org:serviceId:WANIPConn1</serviceId><controlURL>CONTROL</controlURL>
+<serviceId>urn:upnp-org:serviceId:WANIPConn1</serviceId><controlURL>/control</controlURL>
 <eventSubURL>/event</eventSubURL><SCPDURL>/scpd.xml</SCPDURL>
 </service></serviceList></device></deviceList></device></deviceList></device></root>"""
 _ENVELOPE = (
@@ -186,7 +187,7 @@ class FakeIgd:
 
     Args:
         host: its address inside.
-        control: where it says that orders are to be sent to.
+        endless: its description has no end.
     """
 
     def __init__(
@@ -195,20 +196,24 @@ class FakeIgd:
         *,
         outside: str,
         on_map: Callable[[int, tuple[str, int] | None], None] = lambda outside, inside: None,
-        control: str = "/control",
-        description: bytes | None = None,
+        endless: bool = False,
     ) -> None:
         self.outside = outside
         self.mappings: Mappings = {}
         self.only_permanent = False
         self.orders: list[str] = []
         self._on_map = on_map
-        described = description or _DESCRIPTION.replace("CONTROL", control).encode()
         igd = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._say(200, described)
+                if endless:
+                    with contextlib.suppress(OSError):
+                        self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n<root>")
+                        while True:
+                            self.wfile.write(b"<x>" * 100_000)
+                else:
+                    self._say(200, _DESCRIPTION.encode())
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
