@@ -85,6 +85,8 @@ class Heard(StrEnum):
     VERSION = "datagrams of another version"
     GIBBERISH = "datagrams that are not srmudp's"
     ECHO = "our own knocks"
+    WAY = "answers that prove the way"
+    """Of a connected peer: to the challenges that are sent to all its addresses, whichever is used."""
 
 
 class Tried(NamedTuple):
@@ -282,6 +284,7 @@ _SAID: Final = (
     ("nothing heard for", Cause.FELL_SILENT, ()),
     ("slept for", Cause.FELL_SILENT, ()),
     ("our NAT gives each connection", Cause.HARD_PAIR, ("Let the program open more files: ulimit -n 1024.",)),
+    ("the program there speaks", Cause.VERSION, ("Add it with the wire= that it speaks.",)),
     ("no answer yet", Cause.SILENCE, ("Is the other program running, and at the address that you gave?",)),
 )
 """What a failure in words begins with, the cause and what to do."""

@@ -283,6 +283,8 @@ class OldPeer(Peer):
         datagram = self.connection.poll_transmit(now)
         if datagram is not None:
             for address in [self._partner] if self._partner is not None else self.addresses:
+                if not self.connected:
+                    self.trail.on_sent(address, now)
                 self.outbox.append(Transmit(datagram, len(datagram), address))
 
     def send_close(self, code: CloseCode, reason: str, now: float) -> None:

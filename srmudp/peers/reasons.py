@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from ..models import Address, CandidateKind, EventKind, PeerEvent, PeerState
 from ..nat.behaviour import is_local
 from ..nat.diagnosis import NatKind, kind_of
-from ..nat.explanation import Cause, Evidence, Tried, judge
+from ..nat.explanation import Cause, Evidence, Heard, Tried, judge
 from .peer import Peer
 from .registry import Registry
 from .stun import Stun
@@ -98,6 +98,8 @@ class Reasons:
         trail, targets = peer.trail, dict.fromkeys((*peer.opening.targets(), *ways))
         tried = [self._tried(at, self._origin(peer, at, ways), trail.get(at), now) for at in targets]
         tried += [self._tried(at, "knocked from there", place, now) for at, place in trail if at not in targets]
+        if peer.connected:
+            tried = [_of_way(one, ways.get(one.address), now) for one in tried]
         far = self._is_far([one.address for one in tried], us)
         traits = peer.nat
         lost = [since for since in us.lost if abs(since - peer.since) <= TOGETHER]
@@ -172,3 +174,12 @@ class Reasons:
             return False
         heard = [at for peer in self._registry for at in (peer.last_heard, peer.trail.heard_at) if at is not None]
         return all(at < silent for at in heard) and (self._knocks.heard_at is None or self._knocks.heard_at < silent)
+
+
+def _of_way(one: Tried, way: Way | None, now: float) -> Tried:
+    """What was tried at an address of a connected peer, with what is known of it as a way."""
+    if way is None or not way.sent:
+        return one
+    heard = {**one.heard, Heard.WAY.value: way.answers} if way.answers else one.heard
+    proven = now - way.proven_at if way.proven_at is not None else one.last_heard
+    return one._replace(sent=one.sent + way.sent, heard=heard, last_heard=proven)

@@ -335,3 +335,27 @@ def test_with_ipv6_at_this_end_no_nat_is_in_the_way() -> None:
         a.do(a.node.whereabouts.set_hosts, hosts)
         a.do(a.node.add_peer, "b", [Address("2a00::9", 5000), Address(B, 5000)], None, nat=HARD)
         is_said(net, a, cause, SOON)
+
+
+def test_a_peer_on_the_old_wire_is_explained_as_well() -> None:
+    net, a, b = world()
+    a.do(a.node.add_peer, "b", [b.address], None, wire="srudp")
+    net.run(SOON)
+    explanation = explain(a)
+    assert explanation.cause is Cause.SILENCE
+    assert explanation.summary == status(a, "b").failure
+    assert "does it speak srudp" in explanation.summary
+    assert explanation.tried[0].sent > 2
+
+
+def test_the_ways_to_a_connected_peer_are_told() -> None:
+    net, a, b = world()
+    a.do(a.node.add_peer, "b", [b.address, Address("198.51.100.77", 9)], None)
+    add(b, a)
+    until(net, lambda: status(a, b).established, 5)
+    net.run(90)
+    explanation = explain(a)
+    assert explanation.cause is Cause.CONNECTED
+    heard = {one.address: one.heard.get(Heard.WAY.value, 0) for one in explanation.tried}
+    assert heard[b.address] > 0
+    assert heard[Address("198.51.100.77", 9)] == 0
