@@ -37,13 +37,15 @@ NO_KEYS = {
     *("protocol/test_arrival.py", "protocol/test_budget.py", "protocol/test_congestion.py", "protocol/test_mtu.py"),
     *("protocol/test_rangeset.py", "protocol/test_receiving.py", "protocol/test_recovery.py"),
     *("protocol/test_skips.py", "protocol/test_unreliable.py"),
+    *("routers/test_keeper.py", "routers/test_pcp.py", "routers/test_upnp.py"),
     *("sockets/test_addresses.py", "sockets/test_aio_cancelling.py", "sockets/test_aio_driver.py"),
     *("sockets/test_aio_engine.py", "sockets/test_aio_hooks.py", "sockets/test_delivery.py", "sockets/test_driver.py"),
     *("sockets/test_engine.py", "sockets/test_hooks.py", "sockets/test_known_peers.py", "sockets/test_reading.py"),
     *("sockets/test_resolver.py", "sockets/test_waiting.py"),
     *("test_architecture.py", "test_attack_table.py", "test_simlinks.py", "test_simnet.py"),
     *("transports/test_batch.py", "transports/test_impaired.py", "transports/test_udp.py"),
-    *("wire/test_codec.py", "wire/test_frames.py", "wire/test_packet.py", "wire/test_srudp.py", "wire/test_stun.py"),
+    *("wire/test_codec.py", "wire/test_frames.py", "wire/test_packet.py", "wire/test_portmap.py"),
+    *("wire/test_srudp.py", "wire/test_stun.py"),
 }
 """Files whose tests compute with no key; that they do not is checked."""
 
