@@ -56,7 +56,8 @@ def add_to(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="NICK=ADDR",
-        help="connect to somebody, as /add does; an invite needs no NICK=. May be given several times",
+        help="connect to somebody, as /add does; an invite needs no NICK=. May be given several times. Other users of "
+        "this machine can read command lines: an invite is better typed in the chat there",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="tell more, also what the library logs")
     parser.add_argument("--identity", metavar="FILE", help="your key; by default one for each nick, kept for you")

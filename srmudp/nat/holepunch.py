@@ -17,6 +17,11 @@ OPENERS: Final = (2, 3, 4)
 """Hop limits of the first datagrams: over the router of our home, and over a carrier's."""
 OPENER_SPACING: Final = 0.15
 """Seconds between them. A peer that begins within about all of them finds its way unharmed."""
+GUEST_TRIES: Final = 4.0
+"""Seconds after which who was invited, and is not let in, waits to be knocked at."""
+GUEST_AGAIN: Final = 120.0
+"""Seconds after which it tries again for as long: longer than a router remembers a flow that nobody answered."""
+GUEST_HOPS: Final = OPENERS[1]
 FIRST_PUNCHES: Final = 0.2
 """Seconds between the first punches to a new peer, for FIRST_PHASE seconds: two NATs open at about the same time."""
 FIRST_PHASE: Final = 2.0
@@ -49,6 +54,15 @@ def needs_opening(target: Address, mine: NatTraits, theirs: NatTraits | None) ->
     both = (mine, theirs)
     lets_all_in = any(one is not None and one.filtering is NatBehaviour.ENDPOINT_INDEPENDENT for one in both)
     return not lets_all_in and not is_local(target)
+
+
+def guest_waits(waited: float) -> bool:
+    """Whether who was invited ``waited`` seconds ago keeps its punches from arriving.
+
+    If the NAT of the one who invites let us in, it would have. Else that one has to knock as well, once it was told,
+    which takes people half a minute; and by then no flow of ours may lie in the way of its own.
+    """
+    return waited % GUEST_AGAIN >= GUEST_TRIES
 
 
 class Openers:

@@ -24,7 +24,7 @@ from ..nat.birthday import (
     part_of,
     where_outside,
 )
-from ..nat.holepunch import OPENER_SPACING, Openers, needs_opening, punch_interval
+from ..nat.holepunch import GUEST_HOPS, OPENER_SPACING, Openers, guest_waits, needs_opening, punch_interval
 from ..nat.prediction import PREDICT_FOR, predicted
 from ..protocol.events import SocketsWanted
 from .attempts import Attempt
@@ -82,8 +82,12 @@ class Puncher:
 
     def send(self, punch: bytes, target: Address, now: float) -> None:
         """Send a punch, as far as it may go."""
-        opening = needs_opening(target, self._endpoint.nat_traits(now), self._peer.nat)
-        self._peer.send_datagram(punch, target, now, self._openers.next(target) if opening else 0)
+        mine, peer, hops = self._endpoint.nat_traits(now), self._peer, 0
+        if needs_opening(target, mine, peer.nat):
+            hops = self._openers.next(target)
+            if not hops and peer.token and not mine.hard and guest_waits(now - peer.since):
+                hops = GUEST_HOPS
+        peer.send_datagram(punch, target, now, hops)
 
     # --- meeting by chance
 

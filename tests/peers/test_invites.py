@@ -24,6 +24,7 @@ from tests.endpoints import (
     status,
     until,
 )
+from tests.simlinks import Nat
 from tests.simnet import SimNet, SimNode
 
 
@@ -197,6 +198,30 @@ def test_guesses_of_many_keys_leave_nothing_behind() -> None:
     assert not a.node.statuses(net.now)
     come(b, a, token)
     until(net, lambda: status(b, "alice").established, 10.0)
+
+
+def test_a_guest_who_is_not_let_in_waits_to_be_knocked_at() -> None:
+    """Its punches open its own NAT and lie in nobody's way; now and then they are tried again."""
+    net = SimNet(4, link=LINK)
+    net.add_nat("home", "198.51.100.7", Nat())
+    a, b = make_node(net, "a", "192.0.2.1"), make_node(net, "b", "10.0.0.2", behind="home", claimed="Bob")
+    token, arrivals = invite(a), []
+    drop = net.intercept(lambda now, source, to, data: arrivals.append(now - begun) or [] if to == a.address else None)
+    begun = net.now
+    come(b, a, token)
+    net.run(100)
+    assert arrivals
+    assert max(arrivals) < 4.2
+    net.run(30)
+    again = [when for when in arrivals if when > 5]
+    assert again
+    assert min(again) > 119
+    assert max(again) < 125
+    drop()
+    net.run(20)
+    assert not status(b, "alice").established
+    a.do(a.node.add_peer, "Bobby", [net.mapped(b, a.address)], b.node.peer_id)
+    until(net, lambda: status(b, "alice").established, 3.0)
 
 
 def test_two_who_added_each_others_invites_are_one_peer_each() -> None:
