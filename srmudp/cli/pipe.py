@@ -189,7 +189,7 @@ class _Pipe:
 
     def _read(self) -> None:
         try:
-            while not self._sent_all.is_set() and (data := os.read(self._source, BLOCK)):
+            while (data := os.read(self._source, BLOCK)) and not self._sent_all.is_set():
                 self._send(DATA + data)
             self._end()
         except OSError as error:

@@ -222,3 +222,27 @@ def test_done_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     meeting: Any = FakeMeeting(HI, HI, DONE, END)
     _Pipe(meeting, "peer", receive_only=True).run()
     assert meeting.sent[-1] == DONE
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
+def test_what_is_typed_after_the_end_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a terminal we end when the other one does; a line that is typed just then would be bytes after our end."""
+    monkeypatch.setattr(_Pipe, "_close_output", lambda self: None)
+    master, terminal = os.openpty()
+
+    class Typing(FakeMeeting):
+        def receive(self, timeout: float) -> Message | None:
+            if len(self._messages) == 1:
+                os.write(master, b"too late\n")
+                for thread in threading.enumerate():
+                    if thread.name == "srmudp-pipe":
+                        thread.join(10)
+            return super().receive(timeout)
+
+    meeting: Any = Typing(HI, END, DONE)
+    try:
+        _Pipe(meeting, "peer", source=terminal).run()
+    finally:
+        os.close(master)
+        os.close(terminal)
+    assert [message[:1] for message in meeting.sent] == [HELLO, DONE, END]
