@@ -49,10 +49,10 @@ from .models import (
 from .nat.explanation import Explanation
 from .nat.invites import Invite
 from .sockets.delivery import Delivery
-from .sockets.flavours import find_ecdhe_curve as find_ecdhe_curve
-from .sockets.flavours import get_formal_address_format, get_mtu_linux
 from .sockets.multi import MultiHolepunchSocket
-from .sockets.reliable import SecureReliableSocket
+from .sockets.single.flavours import find_ecdhe_curve as find_ecdhe_curve
+from .sockets.single.flavours import get_formal_address_format, get_mtu_linux
+from .sockets.single.reliable import SecureReliableSocket
 from .transports.impaired import impaired
 from .wire.srudp import CONTROL_ACK as CONTROL_ACK
 from .wire.srudp import CONTROL_BCT as CONTROL_BCT

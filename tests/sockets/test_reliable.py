@@ -20,7 +20,7 @@ import pytest
 
 import srmudp
 from srmudp import Config, Identity, MultiHolepunchSocket, Packet, SecureReliableSocket
-from srmudp.sockets.flavours import Flavour, meetings, read_arguments
+from srmudp.sockets.single.flavours import Flavour, meetings, read_arguments
 from srmudp.transports.impaired import impaired
 from tests.sockets.pairs import DEADLINE, FAMILIES, HOSTS, Maker, free_port, make, port_of, read
 

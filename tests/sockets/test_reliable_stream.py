@@ -21,7 +21,7 @@ import pytest
 
 from srmudp import CONTROL_BCT, Config, MultiHolepunchSocket, Packet, SecureReliableSocket
 from srmudp.sockets import lifetime
-from srmudp.sockets.line import PIECE
+from srmudp.sockets.single.line import PIECE
 from tests.sockets.pairs import DEADLINE, FAMILIES, Maker, Pair, free_port, make, read
 
 __all__ = ["make"]

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from ..exceptions import SocketClosed
+from ...exceptions import SocketClosed
+from ..waiting import Poller, Wakeup
 from .line import LOOK_AGAIN, PIECE
-from .waiting import Poller, Wakeup
 
 if TYPE_CHECKING:
     from .line import Letter, Line

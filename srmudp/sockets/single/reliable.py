@@ -12,17 +12,17 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, Literal, Self, overload
 
-from ..config import Config
-from ..crypto.keys import Identity
-from ..exceptions import SocketClosed
-from ..models import Message, Peer, PeerId, PeerStats, PeerStatus, Wire
-from ..wire.packet import RECORD_OVERHEAD
-from ..wire.srudp import CONTROL_BCT, CONTROL_EOF, CONTROL_PSH, CYC_INT0, CycInt, Packet
-from ..wire.srudp import OVERHEAD as OLD_OVERHEAD
-from .addresses import check_wire
-from .arguments import prepare
+from ...config import Config
+from ...crypto.keys import Identity
+from ...exceptions import SocketClosed
+from ...models import Message, Peer, PeerId, PeerStats, PeerStatus, Wire
+from ...wire.packet import RECORD_OVERHEAD
+from ...wire.srudp import CONTROL_BCT, CONTROL_EOF, CONTROL_PSH, CYC_INT0, CycInt, Packet
+from ...wire.srudp import OVERHEAD as OLD_OVERHEAD
+from ..addresses import check_wire
+from ..arguments import prepare
+from ..core import opened
 from .bridge import Bridge
-from .core import opened
 from .flavours import Flavour, Meeting, host_and_port, meetings, pem_of, read_arguments, text_of
 from .handle import UdpHandle
 from .line import BROADCASTS, Line

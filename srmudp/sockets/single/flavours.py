@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from ..models import PeerId
+from ...models import PeerId
 
 LOOPBACK: Final = ("127.0.0.1", "::1")
 _ED25519: Final = bytes.fromhex("302a300506032b6570032100")  # RFC 8410 section 4: what stands before the key in DER

@@ -1,6 +1,6 @@
 """An engine with one peer: what a ``SecureReliableSocket`` stands on.
 
-Methods whose first argument is ``now`` are called under the endpoint lock, and so is what :class:`~.household.Shell`
+Methods whose first argument is ``now`` are called under the endpoint lock, and so is what :class:`~..household.Shell`
 names.
 """
 
@@ -17,14 +17,14 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from ..exceptions import SocketClosed
-from ..models import Address, EventKind, Message, PeerEvent, PeerId, PeerStatus
-from ..protocol.events import MessageArrived
-from .engine import Engine
-from .household import ROOM
+from ...exceptions import SocketClosed
+from ...models import Address, EventKind, Message, PeerEvent, PeerId, PeerStatus
+from ...protocol.events import MessageArrived
+from ..engine import Engine
+from ..household import ROOM
 
 if TYPE_CHECKING:
-    from .arguments import Parts
+    from ..arguments import Parts
 
 log = logging.getLogger("srmudp.sockets")
 
