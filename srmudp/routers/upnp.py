@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 from ..models import Address
@@ -19,6 +20,8 @@ from .gateway import NO_WINDOW, default_gateway
 
 _PATIENCE: Final = 8.0
 """Seconds one order to the process may take: the search and five short conversations over HTTP."""
+_LOOK: Final = 0.1
+"""Seconds between looks whether anybody still waits."""
 _MAX_LINE: Final = 4096
 _HELPER: Final = Path(__file__).with_name("upnp_helper.py")
 
@@ -41,7 +44,7 @@ def find_upnp(given_up: Callable[[], bool] = lambda: False, library: Path | None
         raise RouterError("UPnP needs a Python interpreter to start, and there is none here")
     router = UpnpRouter(library)
     try:
-        router.look()
+        router.look(given_up)
     except BaseException:
         router.abandon()
         raise
@@ -69,9 +72,9 @@ class UpnpRouter:
         except OSError as error:
             raise RouterError(f"the process for UPnP does not start: {error}") from error
 
-    def look(self) -> None:
+    def look(self, given_up: Callable[[], bool]) -> None:
         """Find it. Changes nothing there."""
-        self._order(0, 0)
+        self._order(0, 0, given_up)
 
     def map(self, port: int, outside: Address | None) -> Grant:
         """See :class:`~.asking.Router`."""
@@ -81,13 +84,14 @@ class UpnpRouter:
             raise RouterError("the process for UPnP says nothing sensible")
         return checked(host, granted, lifetime)
 
-    def _order(self, port: int, outside: int) -> dict[str, Any]:
+    def _order(self, port: int, outside: int, given_up: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         order = {"port": port, "outside": outside, "lifetime": LIFETIME, "gateway": self._gateway}
         assert self._helper.stdin is not None
         assert self._helper.stdout is not None
-        timer = threading.Timer(_PATIENCE, self._helper.kill)
-        timer.daemon = True
-        timer.start()
+        answered = threading.Event()
+        threading.Thread(
+            target=self._watch, args=(answered, given_up), name="srmudp-portmap-patience", daemon=True
+        ).start()
         try:
             self._helper.stdin.write(json.dumps(order).encode() + b"\n")
             self._helper.stdin.flush()
@@ -96,11 +100,19 @@ class UpnpRouter:
         except (OSError, ValueError) as error:
             raise RouterError("UPnP takes too long, or its process died") from error
         finally:
-            timer.cancel()
+            answered.set()
         if not isinstance(answer, dict) or "error" in answer:
-            raise RouterError(str(answer["error"])[:300] if isinstance(answer, dict) else "no sense in the answer")
-        self.host = str(answer.get("router", ""))[:60]
+            raise RouterError(_clean(answer["error"], 300) if isinstance(answer, dict) else "no sense in the answer")
+        self.host = _clean(answer.get("router", ""), 60)
         return answer
+
+    def _watch(self, answered: threading.Event, given_up: Callable[[], bool]) -> None:
+        """End the process if it takes too long, for then nobody else does."""
+        deadline = monotonic() + _PATIENCE
+        while not answered.wait(_LOOK):
+            if monotonic() >= deadline or given_up():
+                self._helper.kill()
+                return
 
     def unmap(self) -> None:
         """See :class:`~.asking.Router`: done by the end of the process."""
@@ -124,3 +136,8 @@ class UpnpRouter:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+
+def _clean(said: object, length: int) -> str:
+    """What may be shown to people of what some device said."""
+    return "".join(char if char.isprintable() else "?" for char in str(said)[:length])

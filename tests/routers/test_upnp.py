@@ -109,6 +109,7 @@ def test_a_mapping_for_ever_is_not_wanted(start: Start) -> None:
         ("def selectigd(self): raise Exception('No UPnP device discovered')", "no UPnP device here is a router"),
         ("def selectigd(self): return 'http://192.168.1.66:80/x'", r"not our router \(192.168.1.66\)"),
         ("def selectigd(self): return 'http://evil.example/x'", "not our router"),
+        (r"def selectigd(self): return 'http://\x1bcevil\u202e/x'", r"not our router \(\?cevil\?\)"),
         ("def externalipaddress(self): raise Exception('Invalid Args')", "refuses"),
         ("def discover(self): import os; os.kill(os.getpid(), 9)", "died"),
         ("def discover(self): self.x = bytearray(1 << 30)", "MemoryError"),
@@ -132,6 +133,14 @@ def test_one_that_hangs_is_given_up_in_time(start: Start, monkeypatch: pytest.Mo
     with pytest.raises(RouterError, match="too long"):
         start("def discover(self): import time; time.sleep(60)")
     assert time.monotonic() - began < 10
+
+
+def test_who_gives_up_does_not_wait(tmp_path: Path) -> None:
+    (tmp_path / "miniupnpc.py").write_text(LIBRARY + "    def discover(self): import time; time.sleep(60)\n")
+    began = time.monotonic()
+    with pytest.raises(RouterError):
+        find_upnp(lambda: True, tmp_path)
+    assert time.monotonic() - began < 5
 
 
 def test_without_the_extra_it_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
