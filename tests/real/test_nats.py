@@ -68,6 +68,24 @@ def test_attack_54_two_routers_that_take_strangers_packets_for_their_own(lab: Na
     assert done.seconds is not None, done
 
 
+def test_two_homes_meet_by_invites(lab: NatLab) -> None:
+    """One text is not enough where both routers are strict; two are. As programs: ``python -m tests.nat.invites``."""
+    lab.set_kind("a", "linux")
+    lab.set_kind("b", "linux")
+    one, two = lab.ports()
+    with lab.socket("a", one) as alice, lab.socket("b", two) as bob:
+        assert discover(lab, "a", alice)
+        assert discover(lab, "b", bob)
+        bob.add_peer("alice", lab.inside("a", alice.invite))
+        assert not bob.wait_connected("alice", 0.7)
+        alice.add_peer("bob", lab.inside("b", lambda: bob.invite(name="alice")))
+        assert bob.wait_connected("alice", 3.0)
+        assert alice.wait_connected("bob", 3.0)
+        assert alice.connections_status["bob"].pinned
+        for sock in (alice, bob):
+            sock.close(0)
+
+
 @pytest.mark.parametrize("name", HOPELESS)
 def test_what_nothing_connects(lab: NatLab, name: str) -> None:
     """Else the lab lets through what it should not, and the pairs above prove nothing."""
