@@ -13,7 +13,7 @@ from contextlib import suppress
 from math import inf
 from typing import Final
 
-from ..models import Address, MappedPort, NatBehaviour, NatTraits, PublicAddress, SeenAddress
+from ..models import Address, MappedPort, NatTraits, PublicAddress, SeenAddress
 from ..nat.behaviour import FilterSample, NatSamples, Sample
 from ..nat.stun import UNANSWERED, Outcome, StunClient, answer_to, failed, is_sound
 from ..wire.stun import StunClass, StunMessage, parse_stun
@@ -287,10 +287,7 @@ class Stun:
         if mapped is not None:
             says = f"router {mapped.router} ({mapped.protocol})"
             witnesses.setdefault(mapped.address, {})[says] = prefix_of(mapped.router)
-            # A server that we had not sent to got in, at this very address: it is open, whoever opened it.
-            strangers = self.samples.filtering(now) is NatBehaviour.ENDPOINT_INDEPENDENT
-            if mapped.verified or (strangers and len(witnesses[mapped.address]) > 1):
-                proven = mapped.address
+            proven = mapped.address if mapped.verified else None
         seen = [
             SeenAddress(where, tuple(who), len(set(who.values())) > 1 or where == proven)
             for where, who in witnesses.items()

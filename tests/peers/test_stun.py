@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from srmudp.models import Address, NatBehaviour, PublicAddress
+from srmudp.models import Address, MappedPort, NatBehaviour, PublicAddress
 from srmudp.peers.endpoint import Discovery
 from srmudp.peers.stun import ANSWERS, GRACE, MAX_NETWORKS, NETWORK_ANSWERS
 from srmudp.protocol.controls import Controls
@@ -452,6 +452,37 @@ def test_two_witnesses_in_two_networks_confirm_an_address() -> None:
     assert [one.confirmed for one in c.node.stun.seen(net.now)] == [False]  # twice the same machine
     discover(c, TWO)
     assert [one.confirmed for one in c.node.stun.seen(net.now)] == [True]
+
+
+def test_a_port_that_the_router_maps_is_its_claim_until_somebody_else_sees_it_or_a_probe_comes_in() -> None:
+    net, a, b = behind_nats()
+    connect(net, a, b)
+    where, elsewhere = net.mapped(a, b.address), Address("203.0.113.1", 7)
+
+    def seen(mapped: MappedPort) -> dict[Address, bool]:
+        a.node.stun.mapped = mapped
+        return {one.address: one.confirmed for one in a.node.stun.seen(net.now)}
+
+    assert seen(MappedPort(elsewhere, "UPnP", "192.168.1.1", False)) == {where: False, elsewhere: False}
+    assert seen(MappedPort(elsewhere, "UPnP", "192.168.1.1", True)) == {where: False, elsewhere: True}
+    assert seen(MappedPort(where, "UPnP", "192.168.1.1", False)) == {where: True}
+    (one,) = a.node.stun.seen(net.now)
+    assert one.witnesses == ("peer b", "router 192.168.1.1 (UPnP)")
+
+
+def test_only_the_request_that_we_expect_is_our_own_probe() -> None:
+    net, a, _ = behind_nats()
+    outside = make_node(net, "c", "10.0.0.3")
+    ours, other = bytes(12), bytes(11) + b"x"
+    a.node.stun.expect_probe(ours)
+    for transaction_id, arrived in ((other, False), (ours, True)):
+        request = StunMessage(StunClass.REQUEST, transaction_id).encode()
+        a.node.stun.on_datagram(request, outside.address, net.now)
+        assert a.node.stun.probe_arrived(ours) is arrived
+    assert not a.node.stun.probe_arrived(other)
+    assert a.node.drops["stun_request"] == 1
+    a.node.stun.expect_probe(other)
+    assert not a.node.stun.probe_arrived(ours)
 
 
 def test_a_peer_may_confirm_a_mapping_and_never_spoil_one() -> None:
