@@ -31,7 +31,7 @@ SPACING: Final = 0.02
 """Seconds between the first challenges of a round to two addresses, and between two to one that answers."""
 SEARCH_INTERVAL: Final = 2.0
 """Seconds between challenges to a way that once answered, while the present path is silent."""
-LEAD_INTERVAL: Final = 1.0
+LEAD_INTERVAL: Final = 0.25
 LEAD_MOST: Final = 8.0
 """Seconds between two looks at the present path because the peer uses another: from one up to the other."""
 FRUITLESS: Final = 10
