@@ -272,8 +272,9 @@ class Peer:
         self.failure = None
         self.token = b""
         endpoint.forget_half_open(session)
-        hosts = endpoint.whereabouts.hosts
-        self.ways.start(source, self.addresses, hosts, now)
+        self.ways.reset()
+        if self.proof is None:
+            self._look_for_ways(source, now)
         greeting = endpoint.whereabouts.greeting()
         if greeting is not None:
             connection.signal(greeting)
@@ -380,6 +381,7 @@ class Peer:
             if self.proof is not None and self.proof.is_answer(frame.nonce, source):
                 self.proof = None
                 self.last_address = source
+                self._look_for_ways(source, now)
                 self._endpoint.touch(self)
         elif isinstance(frame, KeyUpdate):
             self._updates.answer(frame, now)
@@ -449,6 +451,10 @@ class Peer:
         if self.connected:
             self.ways.set_given(self.addresses, self._endpoint.whereabouts.hosts, now)
 
+    def _look_for_ways(self, present: Address, now: float) -> None:
+        """The path leads to an address of the peer's, beyond doubt: are there better ones?"""
+        self.ways.start(present, self.addresses, self._endpoint.whereabouts.hosts, now)
+
     def _look_around(self, now: float) -> None:
         """Ask on the other ways if it is time, or if the present one fell silent."""
         session, recovery = self.connection.session, self.connection.recovery
@@ -499,7 +505,7 @@ class Peer:
     def _move(self, address: Address, reason: str, now: float) -> None:
         path = self.connection.path
         assert path is not None
-        self.proof = None
+        unproven, self.proof = self.proof is not None, None
         if address.host == path.address.host:
             path.address = address  # a new port alone is a NAT
             self.connection.revive()
@@ -507,7 +513,10 @@ class Peer:
             # Another network: nothing measured on the old one holds (RFC 9000 section 9.4).
             self.connection.move(self._new_path(address, now))
         self.last_address = address
-        self.ways.on_moved(address, now)
+        if unproven:
+            self._look_for_ways(address, now)
+        else:
+            self.ways.on_moved(address, now)
         self.connection.signal(ObservedAddress(address))
         self.emit(EventKind.ROAMED, address, reason)
 

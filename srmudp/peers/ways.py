@@ -135,19 +135,24 @@ class Ways:
 
     # --- what happens
 
+    def reset(self) -> None:
+        """A session begins. What it is agreed with may still have to prove its address: :meth:`start` follows then."""
+        self.stop()
+        self._serial = -1
+        self._claimed = []
+        self._ways.clear()
+        self._present = None
+
     def start(self, present: Address, given: Iterable[Address], ours: Collection[Address], now: float) -> None:
-        """A session begins.
+        """The path of the session leads to an address that the peer has.
 
         Args:
-            present: where its path leads.
+            present: that address.
             given: addresses that our user gave.
             ours: our own addresses on our interfaces.
         """
-        self._serial = -1
-        self._claimed = []
         self._lead = self._searching = None
         self._lead_interval, self._ask_lead_at = LEAD_INTERVAL / 2, now
-        self._ways.clear()
         self._rounds = 0
         self._present = present
         self._ours = ours
@@ -177,7 +182,8 @@ class Ways:
             for one in candidates:
                 if one.address in self._ways:
                     self._ways[one.address].fruitless = 0
-            self._renew(now)
+            if self._present is not None:
+                self._renew(now)
 
     def _renew(self, now: float) -> None:
         """Make the list anew, and look at what is new in it."""
@@ -267,10 +273,7 @@ class Ways:
 
     def forget(self) -> None:
         """Another key takes the peer's place: nothing that was said or proven holds any more."""
-        self.stop()
-        self._ways.clear()
-        self._claimed = []
-        self._present = None
+        self.reset()
 
     # --- challenges
 
