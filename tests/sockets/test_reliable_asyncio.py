@@ -98,13 +98,14 @@ def test_the_readers_wake_when_the_other_end_closes(make: Maker) -> None:
 
 def test_a_reader_is_told_that_the_stream_is_torn(make: Maker) -> None:
     async def scene() -> None:
-        pair = await asyncio.to_thread(make.streams, socket.AF_INET, timeout=0.3, span=0.1)
+        pair = await asyncio.to_thread(make.streams)
         reader, writer = await asyncio.open_connection(sock=pair.two)
         await asyncio.to_thread(pair.one.sendall, b"not all")
         assert await reader.readexactly(7) == b"not all"
         assert pair.one._line is not None
-        pair.one._line.driver.transport.send_batch = lambda payload, *_: len(payload)  # type: ignore[method-assign]
-        with pytest.raises(ConnectionResetError, match="nothing heard"):
+        pair.one._line.before_close = lambda limit: False  # something is left that it cannot send
+        await asyncio.to_thread(pair.one.close)
+        with pytest.raises(ConnectionResetError, match="before its end: its program ended"):
             await reader.read()
         writer.close()
         with contextlib.suppress(ConnectionResetError):
