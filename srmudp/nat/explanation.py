@@ -295,7 +295,7 @@ def judge(evidence: Evidence) -> Judgement:
     if evidence.state is PeerState.CONNECTED:
         return Judgement(Cause.CONNECTED, f"connected{evidence.path}")
     said = _said(evidence)
-    if said is not None and said.cause is not Cause.FELL_SILENT:
+    if said is not None and said.cause not in (Cause.FELL_SILENT, Cause.BROKE):
         return said
     if not evidence.tried:
         text = "there is no address to knock at, only a PeerId: waiting for it to knock here"
@@ -304,7 +304,7 @@ def judge(evidence: Evidence) -> Judgement:
     if said is None:
         return found
     if found.cause in (Cause.SILENCE, Cause.JUST_BEGUN):
-        return _fell_silent(evidence, said.text)
+        return said if said.cause is Cause.BROKE else _fell_silent(evidence, said.text)
     return found._replace(text=f"{said.text}; since then: {found.text}")
 
 

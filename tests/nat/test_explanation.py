@@ -69,6 +69,9 @@ def test_the_mapping_is_for_programs() -> None:
         ({"failure": "the keys of the session are worn out"}, Cause.BROKE),
         ({"failure": "no answer yet: is it running, and does it speak srudp?"}, Cause.SILENCE),
         ({"failure": "nothing heard for 21 s", "ours": NatKind.HARD, "theirs": NatKind.HARD}, Cause.BOTH_HARD),
+        ({"failure": "the keys of the session are worn out", "blocked": True}, Cause.UDP_BLOCKED),
+        ({"failure": "the program there speaks srudp, not srmudp-0.0.4"}, Cause.VERSION),
+        ({"failure": "slept for 99 s", "others_lost": 2}, Cause.NETWORK_HERE),
         ({"waited": 0.1}, Cause.JUST_BEGUN),
     ],
 )
