@@ -297,7 +297,7 @@ def test_both_kinds_have_the_same_names_and_arguments() -> None:
     assert public(srmudp.MultiHolepunchSocket) - public(aio.MultiHolepunchSocket) == {"fileno"}
     assert public(aio.MultiHolepunchSocket) <= public(srmudp.MultiHolepunchSocket)
     assert public(aio.Delivery) == public(srmudp.Delivery)
-    waiting = {"send", "receive", "wait_connected", "discover", "close"}
+    waiting = {"send", "receive", "wait_connected", "discover", "map_port", "close"}
     for name in (*public(aio.MultiHolepunchSocket), "__init__"):
         ours, theirs = (getattr(kind, name) for kind in (aio.MultiHolepunchSocket, srmudp.MultiHolepunchSocket))
         assert inspect.getdoc(ours)
