@@ -685,7 +685,7 @@ class Driver(Runner):
                     until = due
                 remaining = until - monotonic()
                 woken = self._baton.sleep(
-                    None if until == inf else min(self._surroundings.pause, max(_TICK, remaining))
+                    None if until == inf else max(_TICK, min(self._surroundings.pause, remaining))
                 )
                 if not woken or self._sleep_until <= monotonic() or self._jobs or self._deferred:
                     break

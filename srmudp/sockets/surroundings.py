@@ -47,6 +47,7 @@ class Surroundings:
         self._hosts: tuple[Address, ...] | None = None  # our own addresses; the owner told what they are at first
         self._other_hosts = False
         self._hosts_at = -inf
+        self._looks = False  # it has begun
         self._asleep = time_asleep()
         self._far_ends: dict[str, Address] = {}
         self._ways: dict[str, Address] = {}  # our address towards each of them, when there was a way last
@@ -55,8 +56,11 @@ class Surroundings:
         self._changed = False
         self._looked = False
         self._look_at = -inf if span < inf else inf
-        self.pause = span
-        """Seconds after which the next look is worth waking up for."""
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next look, which is worth waking up for."""
+        return self._look_at - monotonic() if self._looks else self._span
 
     def look(self) -> None:
         """Ask the system. Holds no lock; :meth:`tell` follows."""
@@ -79,8 +83,8 @@ class Surroundings:
             self._hosts_at = now + INTERFACES
             before, self._hosts = self._hosts, host_addresses(self._bound, self._fileno, by_name=False)
             self._other_hosts |= before not in (None, self._hosts)
-        self.pause = min(self._span, NO_WAY) if cut else self._span
-        self._look_at = now + self.pause
+        self._looks = True
+        self._look_at = now + (min(self._span, NO_WAY) if cut else self._span)
         self._looked = True
 
     def tell(self, now: float) -> None:

@@ -126,20 +126,16 @@ class ChangingLab(Namespaces):
         self.forget_flows(side)
 
     def renumber(self, side: str, last: int) -> None:
-        """Give the home router of a side another public address."""
+        """Give the home router of a side another public address. Linux forgets the flows of the old one."""
         net = f"203.1.{SIDES[side]}"
-        where = "n" + side
-        self.ip(where, "addr", "flush", "dev", "wan")
-        self.ip(where, "addr", "add", f"{net}.{last}/24", "dev", "wan")
-        self.ip(where, "route", "replace", "default", "via", f"{net}.1")
-        self.forget_flows(side)
+        commands = f"addr flush dev wan\naddr add {net}.{last}/24 dev wan\nroute replace default via {net}.1\n"
+        self.ip("n" + side, "-batch", "-", text=commands)
 
     def move(self, side: str, last: int) -> None:
         """Give a host another address, and no time to get used to it."""
         net = f"198.51.{SIDES[side]}"
-        self.ip(side, "addr", "flush", "dev", "eth0")
-        self.ip(side, "addr", "add", f"{net}.{last}/24", "dev", "eth0")
-        self.ip(side, "route", "replace", "default", "via", f"{net}.1")
+        commands = f"addr flush dev eth0\naddr add {net}.{last}/24 dev eth0\nroute replace default via {net}.1\n"
+        self.ip(side, "-batch", "-", text=commands)
 
     def route_by(self, device: str) -> None:
         """Have a reach the world by one of its two interfaces; the other one stays up, as Wi-Fi beside a cable does."""

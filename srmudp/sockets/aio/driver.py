@@ -316,7 +316,7 @@ class Driver(Runner):
         if deadline is None or deadline >= self._timer_at:
             return
         now = monotonic()
-        at = min(now + self._surroundings.pause, max(now + _TICK, deadline))
+        at = max(now + _TICK, min(now + self._surroundings.pause, deadline))
         if at >= self._timer_at:  # what is due already is waited for: work must not put it off again and again
             return
         if self._timer is not None:
