@@ -90,6 +90,7 @@ class Inviting:
             chat.mistake(str(error))
             return
         who = shown(purpose.nick, MAX_NICK_SHOWN)
+        self._draw(text)  # first: what is to be copied stays in sight
         if purpose.is_answer:
             chat.warn(f"{who} is not here yet: many routers let in only whom one knocks at oneself. Send this back:")
         elif Invite.parse(text).token:
@@ -101,7 +102,6 @@ class Inviting:
             chat.good(f"Send this to {who}, whose key you know; it lets in nobody else:")
         nick = f'"{chat.nick}"' if " " in chat.nick else chat.nick
         chat.show(Line(Kind.COPY, f"/add {nick} {text}"))
-        self._draw(text)
 
     def _draw(self, text: str) -> None:
         columns, rows = self.room()

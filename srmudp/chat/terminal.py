@@ -47,6 +47,8 @@ KEPT: Final = 5000
 """Lines that can be scrolled back to."""
 _AT_ONCE: Final = 100
 _TICK: Final = 0.25
+_BESIDE_CODE: Final = 8
+"""Rows that a QR code leaves to what belongs to it."""
 _LEFT_BEHIND: Final = 30
 """Lines of the conversation that stay on the terminal when the chat is left."""
 
@@ -164,7 +166,7 @@ class Terminal:
     def __init__(self, session: Session) -> None:
         self.session = session
         session.chat.bars = True
-        session.chat.inviting.room = lambda: (self.history._width, self.history._height)
+        session.chat.inviting.room = lambda: (self.history._width, self.history._height - _BESIDE_CODE)
         self.history = History()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pumping = False
