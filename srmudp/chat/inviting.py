@@ -117,6 +117,11 @@ class Inviting:
         name, text = ("", arguments) if alone else split_name(arguments, ())
         try:
             invite = Invite.parse(text)
+        except ValueError as error:
+            self._torn = (arguments, chat.clock())
+            chat.mistake(f"nothing was added: {error}")
+            return
+        try:
             name = check_name(name or invite.name or invite.peer_id.tag)
             entry = entry_of(name, text)
             known = next((person for person in chat.people if person.peer_id == invite.peer_id), None)
@@ -125,10 +130,8 @@ class Inviting:
                 return
             chat.connect({name: entry})
         except ValueError as error:
-            self._torn = (arguments, chat.clock())
             chat.mistake(f"nothing was added: {error}")
             return
-        self._torn = None
         person = chat.people.get(name)
         if person is not None and person.is_here:
             chat.note(f"{person.label} is here already")

@@ -147,6 +147,9 @@ def test_an_invite_that_is_of_no_use(text: str, why: str) -> None:
     assert line.startswith("! nothing was added: ")
     assert why in line
     assert rig.net.calls == []
+    rig.meet("Bob")
+    rig.now += 5
+    assert rig.type("hm") == ["you: hm"]
 
 
 def test_saved_files_hold_no_token(tmp_path: Path) -> None:
