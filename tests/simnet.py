@@ -179,18 +179,21 @@ class SimNode:
         if self.host.ports.get(self.port) is self:
             del self.host.ports[self.port]
 
-    def spread(self, remote: Address, count: int) -> int:
+    def spread(self, remote: Address, count: int, port: int = 0) -> int:
         """Have more sockets towards a remote, as ``srmudp.transports.fan`` does it; how many there are."""
         ports, heard = self._more.pop(remote, []), self._heard.get(remote)
-        kept = [heard] if count == 1 and heard in ports else []
-        for port in ports:
-            if port not in kept:
-                del self.host.ports[port]
-        if count > 1:
+        kept = [heard] if count == 1 and heard in ports and not port else []
+        for one in ports:
+            if one not in kept:
+                del self.host.ports[one]
+        if port and port not in self.host.ports:
+            kept = [port]
+            self.host.ports[port] = self
+        elif count > 1:
             count = min(count, self.sockets)
-            kept = [port for port in range(49_152, 65_536) if port not in self.host.ports][:count]
+            kept = [one for one in range(49_152, 65_536) if one not in self.host.ports][:count]
             self.host.ports.update(dict.fromkeys(kept, self))
-        if count != 1 or not kept:
+        if count != 1 or port or not kept:
             self._heard.pop(remote, None)
         if kept:
             self._more[remote] = kept
@@ -614,8 +617,8 @@ class SimNet:
                 self._enter(sim)
                 sim.events.append(event)
                 if isinstance(event, SocketsWanted):
-                    count = sim.spread(event.remote, event.count)
-                    if event.count > 1:
+                    count = sim.spread(event.remote, event.count, event.port)
+                    if event.count > 1 or event.port:
                         sim.node.note_sockets(event.peer, count, now)
                 if sim.on_event is not None:
                     reacted = True
@@ -630,11 +633,14 @@ class SimNet:
         source = sim._v6 if ":" in destination[0] else sim._v4
         if source is None:
             return False
-        if destination not in sim._heard:
-            for port in sim._more.get(destination, ()):
-                self._open(sim.host.realm, hop_limit, source._replace(port=port), destination)
         for watcher in self._openers:
             watcher(self.now, source, destination, datagram, hop_limit)
+        if destination in sim._more:
+            for port in sim._more[destination] if destination not in sim._heard else ():
+                origin = source._replace(port=port)
+                if self._open(sim.host.realm, hop_limit, origin, destination):
+                    sim.host.leave(datagram, len(datagram), origin, destination)
+            return True
         if self._open(sim.host.realm, hop_limit, source, destination):
             return False
         self.counts["hops"] += 1

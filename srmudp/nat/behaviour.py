@@ -115,6 +115,13 @@ class NatSamples:
         samples = _comparable(self._of(version, now))
         return step_of(samples), (samples[-1].mapped.port if samples else None)
 
+    def kept_port(self, now: float) -> int | None:
+        """Our port over IPv4, if a NAT translates our address and not that; None if it does, or nobody can tell."""
+        ours = [one for one in self._of(4, now) if one.local is not None and not is_local(one.mapped)]
+        if not ours or ours[-1].local is None or ours[-1].mapped == ours[-1].local:
+            return None
+        return ours[-1].mapped.port if ours[-1].mapped.port == ours[-1].local.port else None
+
     def _of(self, version: int, now: float) -> list[Sample]:
         return [sample for sample in self.recent(now) if _version(sample.server) == version]
 

@@ -31,6 +31,8 @@ ROUND: Final = 45.0
 begin, a part of both rounds is at one time."""
 AFTER: Final = 1.2
 """Seconds of plain punching before: it does where the other end lets in all of a host."""
+AFTER_IN_VAIN: Final = 2.0
+"""The same before a second port is tried."""
 AFTER_PREDICTION: Final = 4.0
 """The same where the next port can be guessed."""
 BETWEEN: Final = 60.0
@@ -38,6 +40,8 @@ BETWEEN: Final = 60.0
 MAX_ROUNDS: Final = 5
 """Rounds until the peer was connected or is sought anew."""
 OPENERS: Final = (2, 3, 4)
+FAR: Final = 64
+"""Hop limit that is none: what most systems begin with."""
 REFRESH: Final = 5.0
 """Seconds after which the sockets send again: a mapping lives for 30."""
 
@@ -48,20 +52,38 @@ class Part(Enum):
     NONE = "none"
     TRIES_PORTS = "tries ports"
     OPENS_SOCKETS = "opens sockets"
+    SECOND_PORT = "second port"
+    """Neither NAT is hard. If datagrams of the peer came to our router before we sent to it, and the router took them
+    for its own, the flow from our port has another one outside; what helps is a second port, see ``second_of``."""
     HOPELESS = "hopeless"
     """Both NATs are hard: no port of either can be found."""
 
 
-def part_of(mine: NatTraits, theirs: NatTraits | None) -> Part:
-    """What this end does of it, by what is known of both NATs."""
+def part_of(mine: NatTraits, theirs: NatTraits | None, kept: int | None = None) -> Part:
+    """What this end does of it, by what is known of both NATs.
+
+    Args:
+        kept: our port, if our NAT shows it to others as it is.
+    """
     if theirs is None or NatBehaviour.ENDPOINT_INDEPENDENT in (mine.filtering, theirs.filtering):
         return Part.NONE
     if mine.hard and theirs.hard:
         return Part.HOPELESS
     if theirs.hard:
         return Part.TRIES_PORTS
-    easy = theirs.mapping is NatBehaviour.ENDPOINT_INDEPENDENT
-    return Part.OPENS_SOCKETS if mine.hard and easy else Part.NONE
+    if theirs.mapping is not NatBehaviour.ENDPOINT_INDEPENDENT:
+        return Part.NONE
+    if mine.hard:
+        return Part.OPENS_SOCKETS
+    return Part.NONE if kept is None or not second_of(kept) else Part.SECOND_PORT
+
+
+def second_of(port: int) -> int:
+    """The port that an end seeks its peer from besides, if nothing came of the first; 0 if there is none.
+
+    The peer knows it, and sends nothing there but openers, so no router on our side takes it for its own.
+    """
+    return port + 1 if LOWEST_PORT <= port < 65_535 else 0
 
 
 def where_outside(targets: Iterable[Address]) -> Address | None:
@@ -127,9 +149,14 @@ class Tries:
 
 
 class Opened:
-    """One round at the end with many sockets: when they send, and how far."""
+    """One round at the end with more sockets: when they send, and how far.
 
-    def __init__(self, now: float) -> None:
+    Args:
+        all_the_way: after the openers they do; without it they never do until they are answered.
+    """
+
+    def __init__(self, now: float, *, all_the_way: bool = False) -> None:
+        self._all_the_way = all_the_way
         self._until = now + ROUND
         self._sent = 0
         self.when = now
@@ -140,7 +167,9 @@ class Opened:
 
     def take(self, now: float) -> int:
         """The hop limit of what all sockets send now."""
-        hop_limit = OPENERS[self._sent % len(OPENERS)]
         self._sent += 1
-        self.when = now + (SPACING if self._sent % len(OPENERS) else REFRESH)
-        return hop_limit
+        if self._all_the_way and self._sent > len(OPENERS):
+            self.when = now + (SPACING if self._sent < 2 * len(OPENERS) else 1.0)
+            return FAR
+        self.when = now + (SPACING if self._all_the_way or self._sent % len(OPENERS) else REFRESH)
+        return OPENERS[(self._sent - 1) % len(OPENERS)]

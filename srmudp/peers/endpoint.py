@@ -124,7 +124,7 @@ class Endpoint:
         """Our own candidates; for the owner to ask, and to tell of its interfaces."""
         self.reasons = Reasons(self._registry, self.stun, self._handshakes.knocks, self.whereabouts, self.emit)
         self.note_unreached = self.reasons.note
-        self.nat_traits = self.stun.traits
+        self.nat_traits, self.kept_port = self.stun.traits, self.stun.samples.kept_port
         self._ready: deque[Peer] = deque()
         self._timers: list[tuple[float, int, Peer]] = []
         self._unscheduled: dict[int, Peer] = {}  # peers whose deadline may have come nearer

@@ -97,6 +97,10 @@ class Host(Protocol[AnyPeer]):
     def add_job(self, compute: Callable[[], T], commit: Callable[[T | None, float], None]) -> None:
         """Compute outside the lock, then commit under it; None if the computation found a forgery."""
 
+    def kept_port(self, now: float) -> int | None:
+        """Our port, if a NAT shows it to others as it is."""
+        ...
+
     def nat_traits(self, now: float) -> NatTraits:
         """What is known of our own NAT over IPv4."""
         ...

@@ -12,9 +12,11 @@ from ..models import Address, PeerState
 from ..nat.behaviour import is_local
 from ..nat.birthday import (
     AFTER,
+    AFTER_IN_VAIN,
     AFTER_PREDICTION,
     BETWEEN,
     MAX_ROUNDS,
+    OPENERS,
     OPENING,
     SOCKETS,
     TRYING,
@@ -22,6 +24,7 @@ from ..nat.birthday import (
     Part,
     Tries,
     part_of,
+    second_of,
     where_outside,
 )
 from ..nat.holepunch import GUEST_HOPS, OPENER_SPACING, Openers, guest_waits, needs_opening, punch_interval
@@ -45,7 +48,7 @@ class Puncher:
 
     __slots__ = (
         *("_endpoint", "_fan", "_next_round_at", "_opened", "_openers", "_part", "_peer", "_round_began"),
-        *("_rounds", "_since", "_tries", "__weakref__"),
+        *("_rounds", "_second", "_since", "_tries", "__weakref__"),
     )
 
     def __init__(self, endpoint: Host[Peer], peer: Peer) -> None:
@@ -56,6 +59,7 @@ class Puncher:
         self._opened: Opened | None = None
         self._fan: Address | None = None  # where more sockets of ours send to
         self._part = Part.NONE
+        self._second: Address | None = None  # where the peer may be seen besides, and nothing but openers goes
         self._since = peer.since
         self._rounds = 0
         self._round_began = self._next_round_at = 0.0
@@ -75,6 +79,9 @@ class Puncher:
         targets = list(known)
         if mine.predictable:
             targets.sort(key=is_local)  # each takes a port of our NAT, and the other end counts from the last one
+        elif self._part is Part.SECOND_PORT and (where := where_outside(known)) and second_of(where.port):
+            self._second = Address(where.host, second_of(where.port))
+            targets.append(self._second)
         elif not mine.hard and now - self._peer.since < PREDICT_FOR:
             targets = list(dict.fromkeys((*targets, *predicted(known, theirs))))
         self._openers.keep(targets)
@@ -87,6 +94,8 @@ class Puncher:
             hops = self._openers.next(target)
             if not hops and peer.token and not mine.hard and guest_waits(now - peer.since):
                 hops = GUEST_HOPS
+        if target == self._second and target not in peer.opening.targets():
+            hops = hops or OPENERS[-1]
         peer.send_datagram(punch, target, now, hops)
 
     # --- meeting by chance
@@ -96,7 +105,7 @@ class Puncher:
         peer = self._peer
         if self._since != peer.since:
             self._since, self._rounds, self._next_round_at = peer.since, 0, 0.0
-        part = part_of(self._endpoint.nat_traits(now), peer.nat)
+        part = part_of(self._endpoint.nat_traits(now), peer.nat, self._endpoint.kept_port(now))
         if part is not self._part:
             self._end_round()
             self._part = part
@@ -111,9 +120,13 @@ class Puncher:
         guessed = mine.predictable or (theirs is not None and theirs.predictable)
         if where is None or not self._endpoint.config.birthday or peer.state is PeerState.REFUSED:
             return
-        if now < max(self._next_round_at, peer.since + (AFTER_PREDICTION if guessed else AFTER)):
+        after = AFTER_IN_VAIN if self._part is Part.SECOND_PORT else AFTER_PREDICTION if guessed else AFTER
+        if now < max(self._next_round_at, peer.since + after):
             return
         if self._rounds >= MAX_ROUNDS:
+            return
+        if self._part is Part.SECOND_PORT:
+            self._begin_second(where, now)
             return
         if not (TRYING if self._part is Part.TRIES_PORTS else OPENING).take(self):
             self._next_round_at = now + _SOON
@@ -125,6 +138,15 @@ class Puncher:
         else:
             self._fan = where
             self._endpoint.emit(SocketsWanted(peer.name, where, SOCKETS))
+
+    def _begin_second(self, where: Address, now: float) -> None:
+        """Have one more socket seek the peer, at the port that the peer expects."""
+        kept = self._endpoint.kept_port(now)
+        self._rounds += 1
+        self._next_round_at = now + BETWEEN
+        if kept is not None:
+            self._fan = where
+            self._endpoint.emit(SocketsWanted(self._peer.name, where, 1, second_of(kept)))
 
     def _go_on(self, attempt: Attempt, now: float) -> None:
         if attempt.opening is None:
@@ -146,7 +168,9 @@ class Puncher:
         if self._fan is None or self._opened is not None:
             return
         if count:
-            self._opened = Opened(now)
+            self._opened = Opened(now, all_the_way=self._part is Part.SECOND_PORT)
+        elif self._part is Part.SECOND_PORT:
+            self._end_round()  # the port is taken: perhaps not for long
         else:
             self._end_round()
             self._rounds = MAX_ROUNDS

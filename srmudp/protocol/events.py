@@ -81,7 +81,8 @@ class ServerAnswered:
 
 @dataclass(frozen=True, slots=True)
 class SocketsWanted:
-    """So many more sockets should send to ``remote``, and no other; 1 means the one that it was heard by, if any.
+    """So many more sockets should send to ``remote``, and no other; 1 means the one that it was heard by, if any, or
+    a new one at ``port`` if that is not 0.
 
     The shell tells ``Endpoint.note_sockets`` how many there are, and sends what has a hop limit from all of them.
     """
@@ -89,6 +90,7 @@ class SocketsWanted:
     peer: str
     remote: Address
     count: int
+    port: int = 0
 
 
 Event = (

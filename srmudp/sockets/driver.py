@@ -391,12 +391,12 @@ class Driver(Runner):
         self.defer(partial(self._spread, told, wanted))
 
     def _spread(self, told: Callable[[float, str, int], None], wanted: SocketsWanted) -> None:
-        count, descriptor = spread(self.transport, wanted.remote, wanted.count)
+        count, descriptor = spread(self.transport, wanted.remote, wanted.count, wanted.port)
         for poller in (self._poller, self._readers_poller):
             poller.watch_besides(descriptor)
         self._wakeup.set()
         self._nudge.set()
-        if wanted.count > 1:
+        if wanted.count > 1 or wanted.port:
             self.run(told, wanted.peer, count)
 
     def interrupted_here(self) -> bool:

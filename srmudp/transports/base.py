@@ -29,7 +29,7 @@ class Transport(Protocol):
     A transport may also have ``receive_lone()``: as ``receive_batch``, but it spares what looking for more would cost,
     and after it the descriptor is readable if there is more. And ``send_opener(datagram, destination, hop_limit)``,
     called as ``send_batch`` is and to return ``len(datagram)``: one that dies after so many routers, to open the NATs
-    on our side of the way. What the system will not take is dropped. And ``spread(remote, count)`` and
+    on our side of the way. What the system will not take is dropped. And ``spread(remote, count, port)`` and
     ``spread_fileno``: more sockets, which any thread may ask for; see ``fan.py``.
     """
 
@@ -77,14 +77,14 @@ def opener_of(transport: Transport) -> Opening:
     return send_opener or (lambda datagram, destination, hop_limit: len(datagram))
 
 
-def spread(transport: Transport, remote: Address, count: int) -> tuple[int, int]:
-    """Have a transport keep ``count`` more sockets towards a remote, if it can.
+def spread(transport: Transport, remote: Address, count: int, port: int = 0) -> tuple[int, int]:
+    """Have a transport keep ``count`` more sockets towards a remote, if it can; with ``port`` a new one there.
 
     Returns:
         How many there are, and the descriptor to watch besides, or -1.
     """
-    more: Callable[[Address, int], int] | None = getattr(transport, "spread", None)
-    return (0 if more is None else more(remote, count)), spread_fileno(transport)
+    more: Callable[[Address, int, int], int] | None = getattr(transport, "spread", None)
+    return (0 if more is None else more(remote, count, port)), spread_fileno(transport)
 
 
 def spread_fileno(transport: Transport) -> int:

@@ -70,16 +70,17 @@ class Fan:
         """Readable when one of the sockets is; -1 once closed."""
         return -1 if self._epoll.closed else self._epoll.fileno()
 
-    def spread(self, remote: Address, count: int) -> int:
+    def spread(self, remote: Address, count: int, port: int = 0) -> int:
         """Have ``count`` sockets towards a remote; how many there are now.
 
         Args:
             count: 0 closes all; 1 keeps the one that the remote was heard by, if it was; more opens as many anew, or
                 fewer where the system allows no more.
+            port: open one anew, bound to this port.
         """
         with self._lock:
             branch = self._branches.get(remote)
-            if count == 1:
+            if count == 1 and not port:
                 if branch is None or branch.heard is None:
                     self._drop(remote)
                     return 0
@@ -93,32 +94,32 @@ class Fan:
                 return 1
             self._drop(remote)
             if count and not self._epoll.closed and len(self._branches) < MAX_REMOTES:
-                self._open(remote, count)
+                self._open(remote, count, port)
             opened = self._branches.get(remote)
             return 0 if opened is None else len(opened.sockets)
 
-    def _open(self, remote: Address, count: int) -> None:
+    def _open(self, remote: Address, count: int, port: int) -> None:
         branch = self._branches[remote] = _Branch()
         keep = count
         while len(branch.sockets) < count:
             try:
-                one = self._new()
+                one = self._new(port)
             except OSError:
                 keep = len(branch.sockets) - SPARE
                 break
             branch.sockets.append(one)
             self._owners[one[0].fileno()] = remote, branch, one
-        if keep < LEAST:
+        if keep < min(LEAST, count):
             self._drop(remote)
             return
         while len(branch.sockets) > keep:
             self._close(branch.sockets.pop())
 
-    def _new(self) -> tuple[socket.socket, BatchSocket]:
+    def _new(self, port: int) -> tuple[socket.socket, BatchSocket]:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             sock.setblocking(False)
-            sock.bind((self._host, 0))
+            sock.bind((self._host, port))
             self._epoll.register(sock.fileno(), select.EPOLLIN)
             return sock, BatchSocket(sock, gso=self._gso)
         except BaseException:

@@ -185,9 +185,9 @@ class ImpairedTransport:
         """Send by the inner transport, unharmed."""
         return self._inner.send_batch(payload, segment_size, destination)
 
-    def spread(self, remote: Address, count: int) -> int:
+    def spread(self, remote: Address, count: int, port: int = 0) -> int:
         """The inner transport's, if it has one."""
-        return spread(self._inner, remote, count)[0]
+        return spread(self._inner, remote, count, port)[0]
 
     @property
     def spread_fileno(self) -> int:

@@ -172,17 +172,22 @@ class UdpTransport:
             self._fan.close()
         self._sock.close()
 
-    def spread(self, remote: Address, count: int) -> int:
+    def spread(self, remote: Address, count: int, port: int = 0) -> int:
         """Have ``count`` more sockets towards a remote; see :meth:`.fan.Fan.spread`. Returns how many there are."""
         if self._fan is None:
             host = self._local.host
-            if count < 2 or ":" in remote.host or (":" in host and host != "::") or self._sock.fileno() < 0:
+            if (
+                (count < 2 and not port)
+                or ":" in remote.host
+                or (":" in host and host != "::")
+                or self._sock.fileno() < 0
+            ):
                 return 0
             try:
                 self._fan = Fan("0.0.0.0" if host == "::" else host, gso=self._gso, buffer=self._buffer)
             except OSError:
                 return 0
-        return self._fan.spread(remote, count)
+        return self._fan.spread(remote, count, port)
 
     @property
     def spread_fileno(self) -> int:

@@ -393,10 +393,10 @@ class Driver(Runner):
     def _spread(self, told: Callable[[float, str, int], None], wanted: SocketsWanted) -> None:
         if self.stopped:
             return
-        count, descriptor = spread(self.transport, wanted.remote, wanted.count)
+        count, descriptor = spread(self.transport, wanted.remote, wanted.count, wanted.port)
         if descriptor >= 0:
             self.loop.add_reader(descriptor, self._on_readable)
-        if wanted.count > 1:
+        if wanted.count > 1 or wanted.port:
             self.run(told, wanted.peer, count)
 
     def stop(self) -> None:
