@@ -482,7 +482,7 @@ class SecureReliableSocket(StreamSurface):
     def established(self) -> bool:
         """True while connected."""
         line = self._line
-        return line is not None and line.established and not self._shut
+        return line is not None and line.can_send and not self._shut
 
     @property
     def is_closed(self) -> bool:
