@@ -118,7 +118,9 @@ class Puncher:
         peer, where = self._peer, where_outside(known)
         theirs, mine = peer.nat, self._endpoint.nat_traits(now)
         guessed = mine.predictable or (theirs is not None and theirs.predictable)
-        if where is None or not self._endpoint.config.birthday or peer.state is PeerState.REFUSED:
+        if where is None or peer.state is PeerState.REFUSED:
+            return
+        if not self._endpoint.config.birthday and self._part is not Part.SECOND_PORT:
             return
         after = AFTER_IN_VAIN if self._part is Part.SECOND_PORT else AFTER_PREDICTION if guessed else AFTER
         if now < max(self._next_round_at, peer.since + after):
