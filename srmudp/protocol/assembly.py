@@ -85,6 +85,8 @@ class IncomingMessage:
             self.pieces = {}
             if self.ranges is not None:
                 self.have, self.high = self.ranges.count(), (self.ranges.last or -1) + 1
+                if self.have == self.high:
+                    self.ranges = None  # what comes in order from now on is not put in
             else:
                 self.high = self.have
             return

@@ -21,6 +21,7 @@ from srmudp.exceptions import RemoteProtocolError
 from srmudp.protocol import assembly
 from srmudp.protocol.assembly import SMALL_PIECE, IncomingMessage
 from srmudp.protocol.credit import OVERHEAD, ReceiveBudget
+from srmudp.protocol.rangeset import RangeSet
 from srmudp.protocol.receiving import MAX_GAPS, ReceiveHalf
 from srmudp.wire.codec import VARINT_MAX
 from srmudp.wire.frames import ChannelState, MessagePart, SessionStart, Taken, serialise
@@ -89,6 +90,19 @@ def test_the_bytes_that_came_first_stay() -> None:
     message.add(0, b"XY")
     message.add(1, b"ZZZ")
     assert message.content() == b"abZZ"
+
+
+def test_an_interrupt_between_a_message_and_its_ranges_forgets_nothing_later() -> None:
+    """The list of ranges was made and nothing put into it: what comes in order afterwards is not in it either."""
+    message = IncomingMessage(8)
+    message.add(0, b"abcd")
+    message.ranges = RangeSet(((0, 3),))  # the next part was out of order, and its call ended here
+    message.recount()
+    message.add(4, b"ef")
+    message.recount()
+    assert (message.have, message.high) == (6, 6)
+    message.add(6, b"gh")
+    assert (message.have, message.content()) == (8, b"abcdefgh")
 
 
 def test_at_first_large_parts_are_kept_as_they_are_and_small_ones_gathered() -> None:
