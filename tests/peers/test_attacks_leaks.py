@@ -108,7 +108,8 @@ def test_attack_42_the_wall_clock_is_read_for_timestamps_alone() -> None:
         if wall:
             readers[str(path.relative_to(PACKAGE))] = len(wall)
     room_of_readers = {name.split(os.sep)[0] for name in readers}
-    assert room_of_readers <= {"sockets", "cli", "chat"}, readers
+    # A leased port is renewed early when that clock jumps ahead, as it does in a sleep; a jump back changes nothing.
+    assert room_of_readers <= {"sockets", "cli", "chat", "routers"}, readers
     assert readers.get(os.path.join("sockets", "household.py")) == 1, readers
 
 
