@@ -258,6 +258,7 @@ IGNORED: Final = frozenset(
             "scheduled",
         ),  # derived from the peers' deadlines; one too many finds nothing to do
         *("_label", "_drawn"),
+        *("trail", "judged", "told"),  # what an explanation is made of
         "_by_have",  # an index over the records that are not complete
     }
 )
