@@ -69,9 +69,12 @@ class NatSamples:
     def __init__(self) -> None:
         self._samples: dict[Address, Sample] = {}
         self._filtering: dict[bool, FilterSample] = {}
+        self.changes = 0
+        """How often a sample was added."""
 
     def add(self, sample: Sample) -> None:
         """Note a mapping. The newest of each server counts."""
+        self.changes += 1
         self._samples.pop(sample.server, None)
         if sample.local is not None:
             # Another interface or port is another NAT, or another socket at least.
@@ -85,6 +88,7 @@ class NatSamples:
 
     def add_filtering(self, sample: FilterSample) -> None:
         """Note whether an answer from elsewhere got in."""
+        self.changes += 1
         self._filtering[sample.other_host] = sample
 
     def recent(self, now: float) -> list[Sample]:

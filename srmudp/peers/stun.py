@@ -26,6 +26,8 @@ ANSWERS: Final = 500.0
 """Answers to STUN requests in a second, at most 44 bytes each to an address that may be forged."""
 NETWORK_ANSWERS: Final = 5.0
 """The same to one IPv4 address or one IPv6 /64; four times as many at once."""
+TRAITS_FOR: Final = 0.25
+"""Seconds for which hundreds of peers are not asked again what they see: each punch wants to know."""
 MAX_NETWORKS: Final = 1024
 """Networks whose share is watched at a time."""
 
@@ -100,6 +102,7 @@ class Stun:
         self._probe_id: bytes | None = None
         self._probe_arrived = False
         self.samples = NatSamples()
+        self._traits: dict[int, tuple[NatTraits, int, float]] = {}  # by version: with the samples' changes, and when
         self.answered_at: float | None = None
         self.silent_at: float | None = None
         """When a server answered last, and when all that were asked last had not."""
@@ -249,9 +252,14 @@ class Stun:
 
     def traits(self, now: float, version: int = 4) -> NatTraits:
         """What those who are to reach us had better know of our NAT, as far as servers and peers tell."""
+        known = self._traits.get(version)
+        if known is not None and known[1] == self.samples.changes and now - known[2] < TRAITS_FOR:
+            return known[0]
         peers = [Sample(None, where, seen, -inf) for _, where, seen in self._sightings()]
         mapping = self.samples.mapping(now, version, peers)
-        return NatTraits(mapping, self.samples.filtering(now), *self.samples.ports(now, version))
+        traits = NatTraits(mapping, self.samples.filtering(now), *self.samples.ports(now, version))
+        self._traits[version] = traits, self.samples.changes, now
+        return traits
 
     # --- time
 
