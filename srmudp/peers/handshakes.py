@@ -73,7 +73,7 @@ class Handshakes:
 
     def note_heard(self, source: Address, what: Heard, now: float) -> None:
         """Something came from an address while no session stood: a hint for the peers that should be there."""
-        for peer in self._registry.near(source.host):
+        for peer in self._registry.concerned(source):
             if not peer.connected:
                 peer.trail.on_heard(source, what, now)
 

@@ -270,6 +270,7 @@ class Peer:
             self.last_address = source
         self.last_heard = now
         self.failure = None
+        self.trail.settle()
         self.token = b""
         endpoint.forget_half_open(session)
         self.ways.reset()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from ..exceptions import UnknownPeer
 from ..models import Address, PeerId
@@ -15,6 +15,8 @@ Key = TypeVar("Key")
 
 REMEMBERED_REMOVALS = 4096
 """Removed PeerIds that are refused; the oldest is forgotten first."""
+FEW: Final = 8
+"""Peers behind one IP address of which any may be meant by something from a port that none of them has."""
 
 
 class Registry:
@@ -97,6 +99,14 @@ class Registry:
     def near(self, host: str) -> Sequence[Peer]:
         """The peers configured at this IP address."""
         return self._near.get(host, ())
+
+    def concerned(self, source: Address) -> Sequence[Peer]:
+        """Whom something from there may be about: who is configured just there, or else the few at that IP address."""
+        exact = self._at.get(source)
+        if exact is not None:
+            return exact
+        near = self._near.get(source.host, ())
+        return near if len(near) <= FEW else ()
 
     def far_ends(self, most: int) -> dict[str, Address]:
         """Where peers are or are looked for, by host: at most so many."""

@@ -73,6 +73,10 @@ class Trail:
     def __len__(self) -> int:
         return len(self._places)
 
+    def settle(self) -> None:
+        """A session stands: keep what tells how it came about, not who else spoke to us."""
+        self._places = {address: place for address, place in self._places.items() if place.sent}
+
     def clear(self) -> None:
-        """Begin anew: a session stands, or stood."""
+        """Begin anew: a session stood."""
         self._places.clear()

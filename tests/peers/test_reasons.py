@@ -359,3 +359,32 @@ def test_the_ways_to_a_connected_peer_are_told() -> None:
     heard = {one.address: one.heard.get(Heard.WAY.value, 0) for one in explanation.tried}
     assert heard[b.address] > 0
     assert heard[Address("198.51.100.77", 9)] == 0
+
+
+def test_what_one_of_many_behind_an_address_does_is_nobody_elses() -> None:
+    """A crowd in one network: its knocking must cost neither memory nor time at each of the others."""
+    net = SimNet(23)
+    a = make_node(net, "a", A)
+    crowd = [(f"guest {number}", Address(B, 6000 + number)) for number in range(30)]
+    for name, address in crowd:
+        a.node.add_peer(name, [address], None, net.now)
+    junk = bytes((PUNCH,)) + bytes(100)
+    a.node.handle_batch(junk, len(junk), crowd[7][1], net.now)
+    assert [name for name, _ in crowd if peer_of(a, name).trail.heard_at is not None] == ["guest 7"]
+    a.node.handle_batch(junk, len(junk), Address(B, 5999), net.now)  # it may be anybody's
+    assert [name for name, _ in crowd if len(peer_of(a, name).trail)] == ["guest 7"]
+    for name, _ in crowd[8:]:
+        a.node.remove_peer(name, net.now)
+    a.node.handle_batch(junk, len(junk), Address(B, 5999), net.now)
+    assert [name for name, _ in crowd[:8] if len(peer_of(a, name).trail)] == [name for name, _ in crowd[:8]]
+
+
+def test_who_else_spoke_is_forgotten_when_the_session_stands() -> None:
+    net, a, b = world()
+    connect(net, a, b)
+    peer = peer_of(a, b)
+    peer.lose("for the test", net.now)
+    for port in range(10):
+        peer.trail.on_heard(Address(B, 6000 + port), Heard.PUNCH, net.now)
+    until(net, lambda: peer.connected, 60)
+    assert all(place.sent for _, place in peer.trail)
