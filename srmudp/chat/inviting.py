@@ -40,8 +40,9 @@ class Purpose:
     is_answer: bool = False
 
 
-Ask = Callable[[Purpose], str]
-"""Begins to ask for our public address, of which :meth:`Inviting.asked` will hear; says who is asked, if anybody."""
+Ask = Callable[[Purpose], str | None]
+"""Begins to ask for our public address, of which :meth:`Inviting.asked` will hear; says who is asked, if anybody. None:
+nothing was begun, because those who would be asked are asked by a command alone."""
 
 
 class Inviting:
@@ -71,7 +72,13 @@ class Inviting:
 
     def _begin(self, purpose: Purpose) -> None:
         asked = self._ask(purpose)
-        if asked:
+        if asked is None:
+            who = shown(purpose.nick, MAX_NICK_SHOWN)
+            self._chat.warn(
+                f"{who} is not here yet: many routers let in only whom one knocks at oneself. Type /invite {who} and "
+                "send the line it shows back. (It asks public STUN servers how this chat is seen from outside.)"
+            )
+        elif asked:
             self._chat.note(f"asking {asked} how this chat is seen from outside (--no-discover asks nobody)")
 
     def asked(self, found: PublicAddress | Exception | None, purpose: Purpose) -> None:

@@ -197,6 +197,7 @@ class Session:
             guard=options.guard,
             verbose=options.verbose,
         )
+        self._told_to_ask = False  # public servers, by a command
         self.sock.on_event(self._on_event)
         self._intake = Intake(self._put_message, self.files.handle, options.rate, self._flooded)
         self.sock.register_message_hook(self._intake)
@@ -242,13 +243,18 @@ class Session:
         self.put(lambda: self.chat.transferred(transfer))
 
     def _discover(self, server: str | None) -> None:
+        self._told_to_ask = True
         self._look(self.chat.seen_at, [server] if server else list(self.options.servers) or None)
 
-    def _ask(self, purpose: Purpose) -> str:
+    def _ask(self, purpose: Purpose) -> str | None:
         servers = list(self.options.servers)
         if not self.options.discover:
             self.put(lambda: self.chat.asked(None, purpose))
             return ""
+        if not purpose.is_answer:
+            self._told_to_ask = True
+        elif not servers and not self._told_to_ask:
+            return None  # nobody is asked whom the user neither named nor told us to ask
         self._look(lambda found: self.chat.asked(found, purpose), servers or None)
         return ", ".join(servers or STUN_SERVERS)
 

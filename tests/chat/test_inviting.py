@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from srmudp.chat import book, qr
 from srmudp.chat.book import Book, Entry
 from srmudp.chat.inviting import ANSWER_AFTER, Purpose
 from srmudp.chat.lines import Kind
+from srmudp.chat.session import Options, Session
 
 from .fakes import Rig, peer_id_of, texts
 
@@ -27,11 +29,12 @@ class InviteRig(Rig):
     def __init__(self, **options: object) -> None:
         super().__init__(**options)  # type: ignore[arg-type]
         self.asked: list[Purpose] = []
+        self.server: str | None = "stun.example"
         self.chat.inviting._ask = self._ask
 
-    def _ask(self, purpose: Purpose) -> str:
+    def _ask(self, purpose: Purpose) -> str | None:
         self.asked.append(purpose)
-        return "stun.example"
+        return self.server
 
     def found(self, found: PublicAddress | Exception | None = FOUND) -> list[str]:
         """What is shown once the server answered."""
@@ -84,6 +87,48 @@ def test_who_was_invited_and_is_not_here_gets_an_answer_to_send_back() -> None:
     rig.now += 60
     assert texts(rig.chat.tick()) == []
     assert len(rig.asked) == 1
+
+
+def test_who_named_no_servers_is_told_the_command_that_asks_public_ones() -> None:
+    rig = InviteRig()
+    rig.server = None
+    rig.type(f"/add Carol {HERS.text()}")
+    rig.now += ANSWER_AFTER
+    (warning,) = texts(rig.chat.tick())
+    assert warning.startswith("! Carol is not here yet: many routers")
+    assert "Type /invite Carol" in warning
+    rig.server = "stun.example"
+    rig.type("/invite Carol")
+    assert rig.asked[-1] == Purpose("Carol")
+    said, line = rig.found()
+    assert said == "* Send this to Carol, whose key you know; it lets in nobody else:"
+    assert Invite.parse(line.removeprefix("/add Alice ")).token == b"", "no secret in it"
+
+
+def test_no_public_server_is_asked_by_a_chat_of_its_own_accord(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    looked: list[object] = []
+    monkeypatch.setattr(Session, "_look", lambda self, then, servers: looked.append(servers))
+    answer = Purpose("Carol", is_answer=True)
+    for number, (options, named) in enumerate(
+        [({}, None), ({"servers": ("stun.example",)}, ["stun.example"]), ({"discover": False}, ())]
+    ):
+        with contextlib.closing(Session(Options(nick=f"Alice{number}", **options))) as session:
+            asked = session._ask(answer)
+            if named is None:
+                assert asked is None
+                assert looked == []
+                session._ask(Purpose("Carol"))  # /invite is a command
+                assert looked == [None]
+                assert session._ask(answer)  # from now on the user knows
+                assert looked == [None, None]
+            elif named:
+                assert asked == "stun.example"
+                assert looked.pop() == named
+            else:
+                assert asked == ""
+                assert looked == []
+            looked.clear()
 
 
 def test_nothing_is_sent_back_when_they_are_here_in_time() -> None:
