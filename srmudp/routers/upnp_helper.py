@@ -119,7 +119,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     except (ImportError, ValueError, OSError):
         pass
-    sys.path += sys.argv[1:]  # where the library is
+    sys.path[:0] = sys.argv[1:]  # where the library is: this one, whatever else is installed
     mapper = Mapper()
     for line in sys.stdin:
         try:
