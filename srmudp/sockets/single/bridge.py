@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("srmudp.sockets")
 
+_ROOM: Final = 131_072
+"""Bytes of buffer asked for at each end of a pair of TCP; other pairs have about as much."""
 CHUNK: Final = PIECE - 1
 """Bytes read from the pair at once: a piece after which nothing of the same call follows."""
 
@@ -287,9 +289,14 @@ def _pair() -> tuple[socket.socket, socket.socket]:
     """Two connected sockets. libuv, which uvloop stands on, connects its streams to none but those of TCP."""
     if "uvloop" not in sys.modules:
         return socket.socketpair()
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.socket() as server:
+        _narrow(server)  # those that it accepts are like it
+        server.bind(("127.0.0.1", 0))
+        server.listen()
         while True:
-            outer = socket.create_connection(server.getsockname())
+            outer = socket.socket()
+            _narrow(outer)
+            outer.connect(server.getsockname())
             inner, whose = server.accept()
             if whose == outer.getsockname():
                 break
@@ -298,3 +305,9 @@ def _pair() -> tuple[socket.socket, socket.socket]:
     for end in (outer, inner):
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return outer, inner
+
+
+def _narrow(sock: socket.socket) -> None:
+    """Left alone, TCP takes megabytes of which nobody knows whether they will be read."""
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, _ROOM)
