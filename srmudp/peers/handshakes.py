@@ -115,18 +115,19 @@ class Handshakes:
             return
         known = self._admission.known(punch, source)
         if known is not None:
-            self.note_heard(source, Heard.PUNCH, now)
-            if known.answer is not None:
+            if known.answer is not None:  # else it waits for its turn, and nothing is wrong yet
+                self.note_heard(source, Heard.PUNCH, now)
                 self.answers.append(Transmit(known.answer.public_key, len(known.answer.public_key), source))
             return
         reply = self._admission.reply_to(punch, source, now)
         if reply is Reply.COOKIE:
             demand = self._admission.cookie_for(punch, source, now)
             self.answers.append(Transmit(demand, len(demand), source))
-        if reply is Reply.SILENCE and not self._registry.is_configured(source.host):
-            self.knocks.on_heard(source, Heard.UNKNOWN_PUNCH, now)
-        else:
-            self.note_heard(source, Heard.UNKNOWN_PUNCH if reply is Reply.SILENCE else Heard.PUNCH, now)
+        if reply is Reply.SILENCE:
+            if self._registry.is_configured(source.host):
+                self.note_heard(source, Heard.UNKNOWN_PUNCH, now)
+            else:
+                self.knocks.on_heard(source, Heard.UNKNOWN_PUNCH, now)
         if reply is not Reply.PUBLIC_KEY:
             return
         if len(self.jobs) >= MAX_KEY_AGREEMENT_JOBS:
@@ -145,6 +146,7 @@ class Handshakes:
                 self._admission.forget(half_open)
                 return
             self._admission.answered(half_open, answer)
+            self.note_heard(source, Heard.PUNCH, now)
             self.answers.append(Transmit(answer.public_key, len(answer.public_key), source))
 
         self.jobs.append(Job(compute, commit))

@@ -388,3 +388,31 @@ def test_who_else_spoke_is_forgotten_when_the_session_stands() -> None:
         peer.trail.on_heard(Address(B, 6000 + port), Heard.PUNCH, net.now)
     until(net, lambda: peer.connected, 60)
     assert all(place.sent for _, place in peer.trail)
+
+
+def test_who_waits_for_our_answer_does_not_yet_ignore_it() -> None:
+    """Hundreds at once take their time with a slow back end, and nothing is wrong with any of them."""
+    net, a, b = world()
+    a.node.add_peer("b", [b.address], None, net.now)
+    b.node.add_peer("a", [a.address], a.node.peer_id, net.now)
+    assert b.node.poll_transmit(net.now) is None
+    timer = b.node.next_timer()
+    assert timer is not None
+    b.node.handle_timer(max(timer, net.now))
+    opening = b.node.next_job()
+    assert opening is not None
+    opening.run()
+    b.node.finish_job(opening, net.now)
+    sent = b.node.poll_transmit(net.now)
+    assert sent is not None
+    assert sent.payload[0] == PUNCH
+    while a.node.next_job() is not None:
+        pass
+    for _ in range(2):  # the second finds the answer in the making
+        a.node.handle_batch(sent.payload, sent.segment_size, b.address, net.now)
+        assert len(peer_of(a, "b").trail) == 0
+    answer = a.node.next_job()
+    assert answer is not None
+    answer.run()
+    a.node.finish_job(answer, net.now)
+    assert [place.heard for _, place in peer_of(a, "b").trail] == [{Heard.PUNCH: 1}]
