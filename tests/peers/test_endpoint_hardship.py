@@ -14,12 +14,14 @@ import pytest
 
 from srmudp.crypto.backend import select_backend
 from srmudp.models import Address, EventKind
+from srmudp.nat.explanation import NO_ANSWER
 from srmudp.peers.endpoint import Endpoint
 from tests.endpoints import (
     LINK,
     Recorder,
     arrived,
     connect,
+    events,
     kinds,
     make_node,
     name_of,
@@ -64,8 +66,11 @@ def test_two_hundred_idle_peers() -> None:
     assert len(node._timers) <= 200 * 6, "the heap of timers does not grow"
     assert spent < 4.0
     assert len(a.node.everyone(net.now)) == 200
-    # With a slow back end some wait for their turn so long that they are said not to answer yet.
-    assert Counter(kinds(a)) - Counter({EventKind.UNREACHED: 10}) == {EventKind.CONNECTED: 200}
+    # With a slow back end some wait for their turn so long that they are said not to answer yet, and that alone.
+    late = events(a, EventKind.UNREACHED)
+    assert len(late) <= (0 if a.node.backend.name == "cryptography" else 10)
+    assert {event.reason for event in late} <= {NO_ANSWER}
+    assert Counter(kinds(a)) == {EventKind.CONNECTED: 200} | ({EventKind.UNREACHED: len(late)} if late else {})
 
 
 def test_a_busy_connection_leaves_no_timers_behind() -> None:
