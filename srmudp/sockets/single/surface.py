@@ -19,9 +19,9 @@ class StreamSurface(socket.socket, ABC):
     def _whence(self) -> Any:
         """The peer's address."""
 
+    @abstractmethod
     def _recv(self, bufsize: int, flags: int) -> bytes | memoryview:
         """As ``recv``, but perhaps without a copy."""
-        raise NotImplementedError
 
     def bind(self, address: object, /) -> NoReturn:
         """Never: ``connect`` or the constructor binds. What it raises is what srudp raises there."""
