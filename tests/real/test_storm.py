@@ -315,6 +315,17 @@ def test_the_oracle_finds_events_and_threads_that_should_not_be() -> None:
     assert world.faults() == {"unexpected event", "the number of threads changed"}
 
 
+def test_the_oracle_allows_word_of_a_silent_peer_only_while_there_is_no_connection() -> None:
+    """Through a partition ``unreached`` is the truth; of a peer that is connected it is not."""
+    world = World()
+    told(world, 0)
+    for event in ("unreached", "connected", "lost", "unreached", "reconnected"):
+        world.note((1, 0), "E", event, "p0", "some reason")
+    assert world.faults() == set()
+    world.note((1, 0), "E", "unreached", "p0", "some reason")
+    assert world.faults() == {"unexpected event"}
+
+
 def test_the_oracle_finds_what_did_not_settle() -> None:
     """A message still pending and a connection that did not come back, though all was healed."""
     world = World()

@@ -28,7 +28,8 @@ The rules, per sender incarnation, receiver and channel:
 - a sender that lived to the end knows of each message that it was delivered, or failed for an allowed reason: its
   ``ttl`` passed, or ``send`` refused it;
 - of a killed sender's messages a beginning was received, without holes;
-- nothing of an earlier incarnation of a sender comes after something of a later one.
+- nothing of an earlier incarnation of a sender comes after something of a later one;
+- a peer is said not to answer only while there is no connection to it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from srmudp.protocol.events import Failure
 from tests.soak.citizen import HEADER, UNRELIABLE
 
 REFUSED_BY_SEND: Final = "refused by send"
-EXPECTED_EVENTS: Final = frozenset({"connected", "lost", "reconnected", "roamed", "mtu"})
+EXPECTED_EVENTS: Final = frozenset({"connected", "lost", "reconnected", "roamed", "mtu", "unreached"})
 _HASTE: Final = 0.05
 """Seconds a ttl may seem to pass early: the clock is read once for the journal and once more by ``send``."""
 SHOWN: Final = 12
@@ -198,6 +199,7 @@ def _read_sender(journal: Journal, sent: dict[Flow, _Sent], lived: set[tuple[int
     times = array("d")
     threads: set[int] = set()
     descriptors: set[int] = set()
+    connected: set[str] = set()
     drops = ""
     for kind, stamp, *rest in journal:
         time = float(stamp)
@@ -223,7 +225,11 @@ def _read_sender(journal: Journal, sent: dict[Flow, _Sent], lived: set[tuple[int
             verdict.happenings.append(
                 Happening(time, journal.who, journal.incarnation, rest[0], _index(rest[1]), " ".join(rest[2:]))
             )
-            if rest[0] not in EXPECTED_EVENTS:
+            if rest[0] in ("connected", "reconnected"):
+                connected.add(rest[1])
+            elif rest[0] == "lost":
+                connected.discard(rest[1])
+            if rest[0] not in EXPECTED_EVENTS or (rest[0] == "unreached" and rest[1] in connected):
                 verdict.blame("unexpected event", f"{journal.name} at {stamp}: {' '.join(rest)}")
         elif kind == "M":
             memory.append(int(rest[0]))
