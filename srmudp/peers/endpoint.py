@@ -643,6 +643,11 @@ class Endpoint:
                 return transmit
         return None
 
+    @property
+    def has_output(self) -> bool:
+        """Whether :meth:`poll_transmit` or :meth:`next_job` may have something."""
+        return bool(self._ready or self._handshakes.answers or self._handshakes.jobs)
+
     def next_timer(self) -> float | None:
         """When :meth:`handle_timer` must be called, or None."""
         if self._closed:

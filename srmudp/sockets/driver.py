@@ -96,6 +96,10 @@ _EMPTY_TURNS = 64
 """Turns of the receiver thread without a result before it pauses: a descriptor in error is always ready."""
 
 
+_COLLECT: tuple[Callable[[float, Any], None], Any] = (lambda now, argument: None, None)
+"""A note that there is something to collect, as there is after every note."""
+
+
 class Reentered(LocalProtocolError):
     """A signal handler interrupted this socket at work in the same thread, so the call cannot be made now."""
 
@@ -123,6 +127,7 @@ class Driver(Runner):
         self._sending = False
         self._out: deque[Transmit] = deque()
         self._more = False
+        self._late = False  # deadlines and events are still to be collected, too
         self._blocked = False
         self._jobs: deque[Any] = deque()
         self._deferred: deque[Callable[[], None]] = deque()
@@ -175,26 +180,34 @@ class Driver(Runner):
     def _run(self, gather: bool, work: Callable[[float, Unpack[Ts]], T], args: tuple[*Ts]) -> T:
         if self._pid != getpid():
             self.check_process()
-        with self._lock:
-            if self._busy:
-                raise Reentered
-            try:
-                self._busy = True
-                if self.stopped:
-                    raise SocketClosed("the socket is closed")
-                now = monotonic()
-                if self._notes:
-                    self._do_notes(now)
-                result = work(now, *args)
-                if gather and self._puts_off(now):
-                    return result
-                self._collect(now)
-            except BaseException as error:
-                self._interrupted(error)
-                raise
-            finally:
-                self._busy = False
-        self._after_work()
+        try:
+            with self._lock:
+                if self._busy:
+                    raise Reentered
+                try:
+                    self._busy = True
+                    if self.stopped:
+                        raise SocketClosed("the socket is closed")
+                    now = monotonic()
+                    if self._notes and not gather:
+                        self._do_notes(now)
+                    result = work(now, *args)
+                    if not gather:
+                        self._collect(now)
+                    elif self._puts_off(now):
+                        return result
+                    else:
+                        self._collect_first(now)
+                except BaseException as error:
+                    self._interrupted(error)
+                    raise
+                finally:
+                    self._busy = False
+            self._after_work()
+        except BaseException:
+            if self._late:  # an interrupt came before the rest was collected
+                self._turn_by(-inf)
+            raise
         return result
 
     def _puts_off(self, now: float) -> bool:
@@ -225,7 +238,7 @@ class Driver(Runner):
     ) -> None:
         """Have ``work(now, argument)`` called with the next work under the lock; without any, in about :data:`_NOTE`.
 
-        For what is worth no round of its own. Whatever is done under the lock after this sees it done.
+        For what is worth no round of its own. Whatever :meth:`run` does after this sees it done.
 
         Args:
             is_last: asked where nobody is about to see to notes: no other is to be waited for, so it is done at once.
@@ -321,6 +334,9 @@ class Driver(Runner):
             if self._notes or self._due <= now:
                 self.run(self._see_to_timers)
             while (result := check()) is None and not self._stopping and (deadline is None or now < deadline):
+                if self._notes:
+                    self.run(self._see_to_timers)
+                    continue
                 until = now if self._unread else now + LEASE / 2
                 if deadline is not None and deadline < until:
                     until = deadline
@@ -348,7 +364,7 @@ class Driver(Runner):
                 with self._read_lock:
                     batches = self._read_one_or_more() if slept else self._read_burst()[0]
                     if batches:
-                        self._handle(batches, True, self._after_work)
+                        self._handle(batches, True, self._after_work, late=slept)
                         now = monotonic()  # or the work just done would pass for sleep
             return result
         except BaseException:
@@ -421,10 +437,23 @@ class Driver(Runner):
         self._give_up_half_done(error)
         self._turn_by(-inf)  # output that was made before the error is collected by the timer thread
 
+    def _collect_first(self, now: float) -> None:
+        """Under the lock: one batch at most, so that it leaves soon. :meth:`_transmit` collects the rest after it."""
+        if not self._out and not self._blocked and not self._gathered:
+            self._more = self._late = True
+            transmit = self.endpoint.poll_transmit(now)
+            if transmit is not None:
+                self._out.append(transmit)
+                return
+        self._collect(now)
+
     def _collect(self, now: float) -> None:
         """Under the lock: drain the endpoint in the order it asks for."""
         endpoint = self.endpoint
         self._gathered = 0
+        self._late = False
+        if self._notes:
+            self._do_notes(now)
         while (job := endpoint.next_job()) is not None:
             self._jobs.append(job)
         out = self._out
@@ -478,7 +507,7 @@ class Driver(Runner):
                         self._send_lock.release()
                     except RuntimeError:  # another thread's
                         pass
-            elif self._more and not self._blocked:
+            elif self._more and (self._late or not self._blocked):
                 with self._lock:
                     if self._busy or self.stopped:
                         return False
@@ -612,8 +641,12 @@ class Driver(Runner):
         self._unread = False
         return [] if batch is None else [batch]
 
-    def _handle(self, batches: list[Batch], ended: bool, between: Callable[[], None]) -> None:
-        """Feed ``batches`` to the endpoint, letting go of the lock every now and then to do what is ``between``."""
+    def _handle(self, batches: list[Batch], ended: bool, between: Callable[[], None], late: bool = False) -> None:
+        """Feed ``batches`` to the endpoint, letting go of the lock every now and then to do what is ``between``.
+
+        Args:
+            late: whoever waits for what came is to have it first; what else comes of it is noted, if it may wait.
+        """
         endpoint, index, count = self.endpoint, 0, len(batches)
         while True:
             with self._lock:
@@ -641,7 +674,11 @@ class Driver(Runner):
                             endpoint.handle_burst_end(now)
                         except Exception as error:
                             self._faults.add("burst", error)
-                    self._collect(now)
+                    if late and index == count and not endpoint.has_output:
+                        self._tell(now)
+                        self._notes.append(_COLLECT)
+                    else:
+                        self._collect(now)
                 except BaseException as error:
                     self._interrupted(error)
                     raise

@@ -223,6 +223,10 @@ class FakeEndpoint:
     def poll_transmit(self, now: float) -> Transmit | None:
         return self.out.popleft() if self.out else None
 
+    @property
+    def has_output(self) -> bool:
+        return bool(self.out or self.jobs)
+
     def next_timer(self) -> float | None:
         return self.timer
 

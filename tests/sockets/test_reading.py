@@ -343,6 +343,50 @@ def test_what_is_done_after_a_note_sees_it_done(bench: Bench) -> None:
     assert done == [*range(100), -1]
 
 
+def test_who_waits_has_what_came_before_deadlines_are_seen_to(bench: Bench) -> None:
+    """And they are seen to though it does not come back."""
+    due = time.monotonic() + 1000
+    handled = bench.endpoint.on_batch
+
+    def on_batch(buffer: bytes) -> None:
+        handled(buffer)
+        bench.endpoint.timer = due
+
+    bench.endpoint.on_batch = on_batch
+    timer = threading.Timer(0.05, bench.transport.arrive, (b"1",))
+    timer.start()
+    assert bench.driver.read_until(bench.has(1), None)
+    assert bench.driver._notes
+    reach(lambda: bench.driver._due == due)
+    timer.join()
+
+
+def test_deadlines_are_seen_to_at_once_if_what_came_was_not_waited_for(bench: Bench) -> None:
+    fired: list[float] = []
+    bench.endpoint.on_timer = fired.append
+    bench.endpoint.on_batch = lambda buffer: setattr(bench.endpoint, "timer", time.monotonic() + 0.01)
+    timer = threading.Timer(0.05, bench.transport.arrive, (b"1",))
+    timer.start()
+    assert bench.driver.read_until(lambda: fired or None, time.monotonic() + 5)
+    timer.join()
+
+
+def test_an_answer_to_what_came_alone_is_not_put_off(bench: Bench) -> None:
+    """What the endpoint itself has to say, an acknowledgement for instance, does not wait for the application."""
+    handled = bench.endpoint.on_batch
+
+    def on_batch(buffer: bytes) -> None:
+        handled(buffer)
+        bench.endpoint.out.append(Transmit(b"answer", 6, SOMEWHERE))
+
+    bench.endpoint.on_batch = on_batch
+    timer = threading.Timer(0.05, bench.transport.arrive, (b"1",))
+    timer.start()
+    assert bench.driver.read_until(bench.has(1), None)
+    assert bench.transport.sent == [b"answer"]
+    timer.join()
+
+
 # --- deadlines ---
 
 
