@@ -50,6 +50,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from ..exceptions import LocalProtocolError, SocketClosed
 from ..transports.base import spread
+from .gathering import GATHER, Gathering
 from .reading import LEASE, Lease
 from .runner import Runner
 from .waiting import Baton, Poller, Wakeup
@@ -76,14 +77,6 @@ _HOLD = 0.002
 """Seconds the receiver thread keeps the lock at most while senders may want it."""
 _TICK = 0.0001
 """Shortest sleep of the timer thread in seconds; pacing keeps credit for far more."""
-_GATHERED = 128
-"""Calls at most whose output is gathered."""
-_GATHER = 0.001
-"""Seconds it is gathered at most, as long as calls come."""
-_AT_ONCE = 8
-"""Calls in a row whose output leaves at once: a game's messages of one frame, for instance."""
-_AT_ONCE_RATE = 1000.0
-"""Calls a second that do so for ever."""
 _NOTE = 0.005
 """Seconds that a note may wait for other work: as long as an acknowledgement may."""
 _NOTES = 32
@@ -143,10 +136,7 @@ class Driver(Runner):
         self._unread = False  # a transport may have read more than it gave out, of which the descriptor says nothing
         self._readers_poller = Poller(transport.fileno(), self._nudge.fileno())
         self.lease = Lease(self._wakeup.set, self._nudge.set)
-        self._gathered = 0  # calls whose output was put off
-        self._gathered_until = -inf
-        self._at_once: float = _AT_ONCE  # calls whose output need not be put off
-        self._at_once_at = 0.0
+        self._gathering = Gathering()
         self._notes: deque[tuple[Callable[[float, Any], None], Any]] = deque()
         self._threads = [
             threading.Thread(target=self._receive_loop, name="srmudp-receiver", daemon=True),
@@ -171,10 +161,7 @@ class Driver(Runner):
         return self._run(False, work, args)
 
     def run_gathering(self, work: Callable[[float, Unpack[Ts]], T], *args: *Ts) -> T:
-        """As :meth:`run`, for little output: if many such calls come in a row, that of several leaves together.
-
-        It waits for at most :data:`_GATHERED` calls or about :data:`_GATHER` seconds.
-        """
+        """As :meth:`run`, for little output: if many such calls come in a row, that of several leaves together."""
         return self._run(True, work, args)
 
     def _run(self, gather: bool, work: Callable[[float, Unpack[Ts]], T], args: tuple[*Ts]) -> T:
@@ -194,7 +181,9 @@ class Driver(Runner):
                     result = work(now, *args)
                     if not gather:
                         self._collect(now)
-                    elif self._puts_off(now):
+                    elif self._gathering.puts_off(now):
+                        if self._sleep_until > self._gathering.until + GATHER:
+                            self._turn_by(self._gathering.until)
                         return result
                     else:
                         self._collect_first(now)
@@ -209,21 +198,6 @@ class Driver(Runner):
                 self._turn_by(-inf)
             raise
         return result
-
-    def _puts_off(self, now: float) -> bool:
-        """Under the lock: whether the output of this call waits for that of the next ones."""
-        if not self._gathered:
-            left = self._at_once + (now - self._at_once_at) * _AT_ONCE_RATE
-            self._at_once_at = now
-            if left >= 1:
-                self._at_once = (left if left < _AT_ONCE else _AT_ONCE) - 1
-                return False
-            self._at_once = left
-            self._gathered_until = now + _GATHER
-            if self._sleep_until > self._gathered_until + _GATHER:
-                self._turn_by(self._gathered_until)
-        self._gathered += 1
-        return self._gathered < _GATHERED and now < self._gathered_until
 
     def _after_work(self) -> None:
         """On the application's thread, without the lock: what the endpoint gave goes its ways."""
@@ -254,9 +228,14 @@ class Driver(Runner):
                 if is_last():
                     self.run(self._see_to_timers)
             finally:
-                due = monotonic() + _NOTE
-                if self._notes and self._sleep_until > due:
-                    self._turn_by(due)
+                self._await_notes()
+
+    def _await_notes(self) -> None:
+        """Have the timer thread see to the notes, should nobody else come to it before and the receiver thread not."""
+        if self._notes and not self.lease.ends_soon:
+            due = monotonic() + _NOTE
+            if self._sleep_until > due:
+                self._turn_by(due)
 
     def _do_notes(self, now: float) -> None:
         notes = self._notes
@@ -374,6 +353,7 @@ class Driver(Runner):
             lease.leave()
             if lease.looks_at == inf:
                 self._hand_over()
+            self._await_notes()
             if self._unread:
                 self._wakeup.set()
 
@@ -439,7 +419,7 @@ class Driver(Runner):
 
     def _collect_first(self, now: float) -> None:
         """Under the lock: one batch at most, so that it leaves soon. :meth:`_transmit` collects the rest after it."""
-        if not self._out and not self._blocked and not self._gathered:
+        if not self._out and not self._blocked and not self._gathering.calls:
             self._more = self._late = True
             transmit = self.endpoint.poll_transmit(now)
             if transmit is not None:
@@ -450,7 +430,7 @@ class Driver(Runner):
     def _collect(self, now: float) -> None:
         """Under the lock: drain the endpoint in the order it asks for."""
         endpoint = self.endpoint
-        self._gathered = 0
+        self._gathering.calls = 0
         self._late = False
         if self._notes:
             self._do_notes(now)
@@ -656,8 +636,7 @@ class Driver(Runner):
                     self._busy = True
                     now = monotonic()
                     limit = now + _HOLD
-                    if self._at_once < _AT_ONCE:
-                        self._at_once += 2  # who answers what came does so at once
+                    self._gathering.on_arrival()
                     if self._notes:
                         self._do_notes(now)
                     while index < count and now < limit:
@@ -741,7 +720,7 @@ class Driver(Runner):
                 if self._notes:
                     self._do_notes(now)
                 self._surroundings.tell(now)
-                gathered, until = self._gathered, self._gathered_until
+                gathered, until = self._gathering.calls, self._gathering.until
                 deadline = endpoint.next_timer()
                 if deadline is not None and deadline <= now:
                     endpoint.handle_timer(now)
@@ -751,8 +730,8 @@ class Driver(Runner):
                 deadline = endpoint.next_timer()
                 self._due = due = inf if deadline is None else deadline
                 sleep_until = due if due < now + _NEAR or due < self.lease.looks_at else due + _BACKUP
-                if until + _GATHER > now:  # many small messages are sent: no need to be woken for each handful
-                    sleep_until = min(sleep_until, max(until, now + _GATHER))
+                if until + GATHER > now:  # many small messages are sent: no need to be woken for each handful
+                    sleep_until = min(sleep_until, max(until, now + GATHER))
                 # From here on an earlier deadline wakes this thread.
                 self._sleep_until = sleep_until
                 if self._notes:  # made since, by a thread that took this one for awake

@@ -12,7 +12,7 @@ import pytest
 
 from srmudp.models import Address
 from srmudp.sockets import driver as module
-from srmudp.sockets import reading
+from srmudp.sockets import gathering, reading
 from srmudp.sockets.driver import Driver
 from srmudp.sockets.reading import GRACE, LEASE, STEP, Lease
 from srmudp.transports.base import Batch
@@ -472,17 +472,17 @@ def gather(bench: Bench, count: int) -> None:
 
 
 def test_a_few_leave_at_once_and_many_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_GATHER", 1000.0)
-    monkeypatch.setattr(module, "_AT_ONCE_RATE", 0.0)
-    gather(bench, module._AT_ONCE)
-    assert len(bench.transport.sent) == module._AT_ONCE
-    gather(bench, module._GATHERED - 1)
-    assert len(bench.transport.sent) == module._AT_ONCE
+    monkeypatch.setattr(gathering, "GATHER", 1000.0)
+    monkeypatch.setattr(gathering, "AT_ONCE_RATE", 0.0)
+    gather(bench, gathering.AT_ONCE)
+    assert len(bench.transport.sent) == gathering.AT_ONCE
+    gather(bench, gathering.GATHERED - 1)
+    assert len(bench.transport.sent) == gathering.AT_ONCE
     gather(bench, 1)
-    reach(lambda: len(bench.transport.sent) == module._AT_ONCE + module._GATHERED)
+    reach(lambda: len(bench.transport.sent) == gathering.AT_ONCE + gathering.GATHERED)
     gather(bench, 1)
     bench.driver.run(lambda now: None)
-    assert len(bench.transport.sent) == module._AT_ONCE + module._GATHERED + 1, "other work takes it along"
+    assert len(bench.transport.sent) == gathering.AT_ONCE + gathering.GATHERED + 1, "other work takes it along"
 
 
 def test_what_was_put_off_leaves_though_nobody_calls_again(bench: Bench) -> None:
@@ -492,9 +492,9 @@ def test_what_was_put_off_leaves_though_nobody_calls_again(bench: Bench) -> None
 
 
 def test_an_answer_leaves_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_GATHER", 1000.0)
-    monkeypatch.setattr(module, "_AT_ONCE_RATE", 0.0)
-    for number in range(3 * module._AT_ONCE):
+    monkeypatch.setattr(gathering, "GATHER", 1000.0)
+    monkeypatch.setattr(gathering, "AT_ONCE_RATE", 0.0)
+    for number in range(3 * gathering.AT_ONCE):
         bench.transport.arrive(b"question")
         assert bench.driver.read_until(bench.has(number + 1), None)
         gather(bench, 1)
