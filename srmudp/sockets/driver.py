@@ -33,6 +33,10 @@ than ``_due + 2 * _BACKUP`` while ``Lease.looks_at`` says that another thread wi
 sets ``_due`` looks at ``looks_at`` afterwards; who raises that (the reader that goes to sleep or away, the receiver
 thread that takes over) looks at ``_due`` afterwards and wakes the timer thread if need be; and this looks at both when
 it goes to sleep. ``_BACKUP`` is for a reader that breaks its promise, interrupted or held up by a signal handler.
+
+The endpoint is asked after each piece of work, but twice not at once. A small message leaves first: ``_late`` has the
+same call ask once it is on its way. And who waits for a message has it first: a note has the next one to come ask, or
+the timer thread after :data:`_NOTE`.
 """
 
 from __future__ import annotations
