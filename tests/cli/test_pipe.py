@@ -124,6 +124,8 @@ def ends() -> Iterator[tuple[End, End]]:
         one.add_peer("two", f"{two.peer_id}@127.0.0.1:{two.port}")
         two.add_peer("one", f"{one.peer_id}@127.0.0.1:{one.port}")
         yield End(one, "two"), End(two, "one")
+        for sock in (one, two):
+            sock.close(0.0)  # nobody takes any more what is still under way
 
 
 def test_each_direction_ends_by_itself(ends: tuple[End, End]) -> None:
