@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,15 @@ def reach(condition: Callable[[], T], what: object = "", within: float = DEADLIN
         assert time.monotonic() < deadline, f"not reached within {within:g} s: {what() if callable(what) else what}"
         time.sleep(0.001)
     return value
+
+
+def all_told(*socks: MultiHolepunchSocket) -> None:
+    """Until event hooks were given all that happened: they run on a thread of their own, which may come later than a
+    message."""
+    for sock in socks:
+        told = threading.Event()
+        sock._engine.hooks.call(told.set)
+        assert told.wait(DEADLINE), state(sock)
 
 
 def at(sock: MultiHolepunchSocket, host: str = "127.0.0.1") -> tuple[str, int]:

@@ -32,6 +32,7 @@ from tests.real.helpers import (
     Make,
     Wire,
     alive,
+    all_told,
     connected,
     content,
     digests,
@@ -93,6 +94,7 @@ class Table:
         for sock in (self.a, self.b):
             assert sock.receive(0) is None
             assert sock.drops.get("internal_error", 0) == 0, state(sock)
+        all_told(self.a, self.b)
         told = [event.kind for event in self.events if event.kind is not EventKind.MTU]
         assert told == [EventKind.CONNECTED] * 2, self.events
 
@@ -211,6 +213,7 @@ def test_attack_5_and_6_closes_forged_and_of_an_earlier_session(make: Make, prox
     table.throw("a", forged)
     table.await_drops("a", before + 500)
     assert table.a.connections_status["b"].state is PeerState.CONNECTED
+    all_told(table.a)
     told = [event.kind for event in table.events if event.peer == "b" and event.kind is not EventKind.MTU]
     assert told[-1] is EventKind.RECONNECTED
     alive(table.a, b)
@@ -287,6 +290,7 @@ def test_attack_50_a_nat_gives_a_new_port(table: Table) -> None:
         assert receive(table.a, 1) == [b"answer"]
         reach(partial(_is_at, table.b, "a", table.proxy.face("b")), lambda: state(table.b))
         alive(table.a, table.b)
+    all_told(table.a, table.b)
     kinds = [event.kind for event in table.events]
     assert set(kinds) <= {EventKind.CONNECTED, EventKind.ROAMED, EventKind.MTU}
     assert kinds.count(EventKind.ROAMED) >= 2

@@ -10,7 +10,20 @@ import pytest
 
 from srmudp import EventKind
 from srmudp.wire.packet import RECORD, RESEND, parse_segment
-from tests.real.helpers import DEADLINE, Make, alive, at, content, digests, drops, reach, receive, state, throw
+from tests.real.helpers import (
+    DEADLINE,
+    Make,
+    alive,
+    all_told,
+    at,
+    content,
+    digests,
+    drops,
+    reach,
+    receive,
+    state,
+    throw,
+)
 from tests.real.proxy import Flight, Proxy
 from tests.real.test_attacks import Table
 
@@ -51,6 +64,7 @@ class Thief:
         """b still has a at the proxy's face, and says that it never was anywhere else."""
         table = self.table
         assert table.b.connections_status["a"].address == table.proxy.face("b")
+        all_told(table.b)
         assert [event.kind for event in table.events if event.kind is EventKind.ROAMED] == []
 
 

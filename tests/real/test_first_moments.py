@@ -11,7 +11,7 @@ import pytest
 from srmudp.crypto.keys import Identity
 from srmudp.models import EventKind, PeerEvent
 from srmudp.sockets.engine import Engine
-from tests.real.helpers import Make, connected, reach
+from tests.real.helpers import Make, all_told, connected, reach
 
 SLOW = 0.5
 """Seconds between the opening of the socket and the moment its peers are known, on a machine that is busy."""
@@ -48,6 +48,7 @@ def test_a_restarted_program_never_refuses_a_peer_it_was_started_with(
     assert message is not None
     assert message.content == b"waits for you"
     assert delivery.wait(10), delivery
+    all_told(a)
     assert [event.kind for event in events if event.kind is EventKind.REFUSED] == []
     assert "refused_stranger" not in b.drops
 
@@ -71,4 +72,5 @@ def test_a_socket_without_peers_refuses_nobody(make: Make) -> None:
     b.add_peer("a", f"{here.peer_id}@127.0.0.1:{a.port}")
     connected(a, b)
     assert delivery.failed == {}
+    all_told(a)
     assert [event.reason for event in events if event.kind is EventKind.REFUSED] == []

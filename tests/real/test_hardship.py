@@ -35,6 +35,7 @@ from tests.real.helpers import (
     Make,
     Wire,
     alive,
+    all_told,
     connected,
     content,
     digests,
@@ -176,6 +177,7 @@ def test_sending_that_fails_for_a_while(make: Make, name: str) -> None:
     assert digests(receive(b, 3)) == digests(content(50_000, number) for number in range(3))
     assert all(delivery.wait(DEADLINE) for delivery in (*deliveries, answer))
     assert a.drops[f"transport_{name}"] == sum(system.failed.values())
+    all_told(a)
     assert not {"lost", "reconnected"} & set(heard)
     nothing_internal(a, b)
 

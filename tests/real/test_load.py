@@ -15,7 +15,7 @@ from collections.abc import Callable
 import pytest
 
 from srmudp import Config, Delivery, EventKind, Message, MultiHolepunchSocket, PeerEvent
-from tests.real.helpers import DEADLINE, Make, at, content, digests, join, reach, receive, resident, state
+from tests.real.helpers import DEADLINE, Make, all_told, at, content, digests, join, reach, receive, resident, state
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -206,6 +206,7 @@ def test_a_hook_that_blocks_holds_up_its_own_messages_alone(make: Make) -> None:
     go_on.set()
     reach(lambda: len(got) >= len(sent), lambda: f"{len(got)} of {len(sent)}; {state(a)}; {state(b)}")
     assert digests(got) == digests(sent)
+    all_told(a, b)
     assert {event.kind for event in events} <= {EventKind.MTU, EventKind.CONNECTED}
 
 
@@ -313,6 +314,7 @@ def test_a_reader_that_stops_for_a_while_loses_nothing_and_slows_nobody(make: Ma
         rate = (after[name] - during[name]) / 2
         assert rate > 0.3 * before[name] / 0.5, f"{name}: {before} {during} {after}"
     assert got == {name: list(range(count)) for name, count in sent.items()}
+    all_told(a)
     assert {event.kind for event in events} <= {EventKind.MTU, EventKind.CONNECTED}
 
 

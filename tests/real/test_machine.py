@@ -32,6 +32,7 @@ from tests.real.helpers import (
     Make,
     Wire,
     alive,
+    all_told,
     content,
     digests,
     join,
@@ -98,6 +99,7 @@ def test_attack_42_the_wall_clock_jumps(make: Make, wall_clock: Callable[[Callab
         assert stamped is not None
         assert abs(stamped.timestamp - expected[number]) < 60
     alive(a, b)
+    all_told(a, b)
     assert set(events) <= {"connected", "mtu"}
 
 
