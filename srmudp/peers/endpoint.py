@@ -631,7 +631,7 @@ class Endpoint:
         while ready:
             peer = self._at_work = ready[0]
             transmit = peer.poll_transmit(now)
-            if transmit is not None and not peer.is_idle(now):
+            if transmit is not None:
                 if len(ready) > 1:
                     ready.rotate(-1)
                 return transmit
@@ -639,8 +639,6 @@ class Endpoint:
             peer.ready = False
             # Its deadline is looked at when somebody asks, which is not after each batch.
             self._unscheduled[id(peer)] = peer
-            if transmit is not None:
-                return transmit
         return None
 
     @property

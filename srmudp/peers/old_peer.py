@@ -269,10 +269,6 @@ class OldPeer(Peer):
 
     # --- output
 
-    def is_idle(self, now: float) -> bool:
-        """True if nothing waits to be sent."""
-        return not self.outbox and self.connection.is_idle(now)
-
     def poll_transmit(self, now: float) -> Transmit | None:
         """The next datagram for the transport."""
         if not self.outbox:

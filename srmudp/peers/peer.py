@@ -692,10 +692,6 @@ class Peer:
 
     # --- output
 
-    def is_idle(self, now: float) -> bool:
-        """True if nothing waits to be sent."""
-        return not self.outbox and (self.proof is not None or self.connection.is_idle(now))
-
     def poll_transmit(self, now: float) -> Transmit | None:
         """The next batch for the transport."""
         if self.outbox:

@@ -527,10 +527,6 @@ class OldConnection:
 
     # --- output
 
-    def is_idle(self, now: float) -> bool:
-        """True if nothing waits to be sent."""
-        return not self._out and not (self._may_talk(now) and (self._broadcasts or not self.sending.is_idle()))
-
     def _may_talk(self, now: float) -> bool:
         return self.established and self._ending is None and now >= self._hold_until
 

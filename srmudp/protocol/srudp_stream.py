@@ -183,10 +183,6 @@ class OldSendHalf:
         base = FIRST_TIMEOUT if self.rtt is None else max(LEAST_TIMEOUT, 2 * self.rtt + 4 * self._deviation)
         return min(LARGEST_TIMEOUT, base * 2.0 ** min(self._timeouts, 10))
 
-    def is_idle(self) -> bool:
-        """True if nothing may be sent now."""
-        return not self._asked and (not self._waiting or len(self._flight) >= int(self._window))
-
     # --- input
 
     def on_ack(self, sequence: int, now: float) -> None:

@@ -35,8 +35,8 @@ thread that takes over) looks at ``_due`` afterwards and wakes the timer thread 
 it goes to sleep. ``_BACKUP`` is for a reader that breaks its promise, interrupted or held up by a signal handler.
 
 The endpoint is asked after each piece of work, but twice not at once. A small message leaves first: ``_late`` has the
-same call ask once it is on its way. And who waits for a message has it first: a note has the next one to come ask, or
-the timer thread after :data:`_NOTE`.
+same call ask once it is on its way. And who waits for a message has it first: a note has the next one to come see to
+acknowledgements and ask, or the timer thread after :data:`_NOTE`.
 """
 
 from __future__ import annotations
@@ -91,10 +91,6 @@ _BACKUP = 0.025
 """Seconds by which the timer thread is late, or twice that, for a deadline that another thread was to keep."""
 _EMPTY_TURNS = 64
 """Turns of the receiver thread without a result before it pauses: a descriptor in error is always ready."""
-
-
-_COLLECT: tuple[Callable[[float, Any], None], Any] = (lambda now, argument: None, None)
-"""A note that there is something to collect, as there is after every note."""
 
 
 class Reentered(LocalProtocolError):
@@ -347,7 +343,7 @@ class Driver(Runner):
                 with self._read_lock:
                     batches = self._read_one_or_more() if slept else self._read_burst()[0]
                     if batches:
-                        self._handle(batches, True, self._after_work, late=slept)
+                        self._handle(batches, True, self._after_work, awaited=slept)
                         now = monotonic()  # or the work just done would pass for sleep
             return result
         except BaseException:
@@ -625,11 +621,11 @@ class Driver(Runner):
         self._unread = False
         return [] if batch is None else [batch]
 
-    def _handle(self, batches: list[Batch], ended: bool, between: Callable[[], None], late: bool = False) -> None:
+    def _handle(self, batches: list[Batch], ended: bool, between: Callable[[], None], awaited: bool = False) -> None:
         """Feed ``batches`` to the endpoint, letting go of the lock every now and then to do what is ``between``.
 
         Args:
-            late: whoever waits for what came is to have it first; what else comes of it is noted, if it may wait.
+            awaited: whoever waits for what came is to have it first; what else comes of it is noted, if it may wait.
         """
         endpoint, index, count = self.endpoint, 0, len(batches)
         while True:
@@ -652,15 +648,12 @@ class Driver(Runner):
                             self._faults.add("batch", error)
                         if index < count:
                             now = monotonic()
-                    if index == count and ended:
-                        try:
-                            endpoint.handle_burst_end(now)
-                        except Exception as error:
-                            self._faults.add("burst", error)
-                    if late and index == count and not endpoint.has_output:
+                    if index == count and awaited and not endpoint.has_output:
                         self._tell(now)
-                        self._notes.append(_COLLECT)
+                        self._notes.append((self._end_burst, now))
                     else:
+                        if index == count and ended:
+                            self._end_burst(now, now)
                         self._collect(now)
                 except BaseException as error:
                     self._interrupted(error)
@@ -670,6 +663,13 @@ class Driver(Runner):
             between()
             if index == count:
                 return
+
+    def _end_burst(self, now: float, came: float) -> None:
+        """All has been read that had come by then: to be told the endpoint at once or, by way of a note, soon."""
+        try:
+            self.endpoint.handle_burst_end(came)
+        except Exception as error:
+            self._faults.add("burst", error)
 
     def _finish_round(self) -> None:
         self._transmit_by_thread()

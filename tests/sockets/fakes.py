@@ -53,6 +53,7 @@ class FakeEndpoint:
         self.sent: dict[int, tuple[str, bytes]] = {}
         self.taken: list[bytes] = []
         self.calls: list[tuple[Any, ...]] = []
+        self.times: list[tuple[str, float]] = []  # of what came and of its end
         self.out: deque[Transmit] = deque()
         self.events: deque[Any] = deque()
         self.jobs: deque[Any] = deque()
@@ -67,6 +68,7 @@ class FakeEndpoint:
 
     # input
     def handle_batch(self, buffer: bytes, segment_size: int, source: Address, now: float) -> None:
+        self.times.append(("batch", now))
         self.on_batch(buffer)
         name = next((n for n, s in self.peers.items() if s.address == source), None)
         if name is None:
@@ -78,6 +80,7 @@ class FakeEndpoint:
             self.settle(int(buffer[1:]), None)
 
     def handle_burst_end(self, now: float) -> None:
+        self.times.append(("end", now))
         self.calls.append(("burst_end",))
 
     def handle_timer(self, now: float) -> None:

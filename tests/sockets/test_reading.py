@@ -344,7 +344,7 @@ def test_what_is_done_after_a_note_sees_it_done(bench: Bench) -> None:
 
 
 def test_who_waits_has_what_came_before_deadlines_are_seen_to(bench: Bench) -> None:
-    """And they are seen to though it does not come back."""
+    """And they are seen to though it does not come back, as is the end of what came, with the time at which it came."""
     due = time.monotonic() + 1000
     handled = bench.endpoint.on_batch
 
@@ -358,6 +358,8 @@ def test_who_waits_has_what_came_before_deadlines_are_seen_to(bench: Bench) -> N
     assert bench.driver.read_until(bench.has(1), None)
     assert bench.driver._notes
     reach(lambda: bench.driver._due == due)
+    (_, came), ended = bench.endpoint.times
+    assert ended == ("end", came)
     timer.join()
 
 
