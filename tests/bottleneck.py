@@ -29,8 +29,9 @@ from typing import Any, Literal, Protocol
 from srmudp.config import Config
 from srmudp.crypto.backend import Data
 from srmudp.models import Address
-from srmudp.protocol.congestion import AckSample, Controller, make_controller
+from srmudp.protocol.congestion import make_controller
 from srmudp.protocol.connection import Connection
+from srmudp.protocol.controller import AckSample, Controller
 from srmudp.protocol.credit import ReceiveBudget
 from srmudp.protocol.mtu import MtuDiscovery
 from srmudp.protocol.pacer import Pacer

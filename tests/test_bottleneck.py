@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from srmudp.protocol.congestion import Cubic
+from srmudp.protocol.cubic import Cubic
 from tests.benchmarks.grid import AIMS, Cell, Result, judge, line, main, run, summary
 from tests.bottleneck import (
     LEAST_QUEUE,

@@ -1,13 +1,9 @@
-"""How much may be under way, and how fast: congestion controllers. All sizes bytes, times seconds.
+"""How much may be under way, and how fast: the default controller. All sizes bytes, times seconds.
 
 :class:`ModelBased`, the default, estimates the path as BBR does, so it fills a path without filling its queue, and
 random loss does not slow it. What BBR's first version lacked it adds: a bound, learnt from loss *with* a queue, that
-comes back along CUBIC's curve; where queues overflow it gives way as a CUBIC flow does. :class:`Cubic` is RFC 9438.
-:class:`~srmudp.protocol.pacer.Pacer` spreads what either allows over time.
-
-How it is driven: ``on_sent`` after each batch, ``on_ack`` once for each acknowledgement processed, ``on_lost`` where a
-timer (not an acknowledgement) declared loss, ``on_persistent_congestion`` by RFC 9002 section 7.6. ``window`` and
-``pacing_rate`` may be read at any time.
+comes back along CUBIC's curve; where queues overflow it gives way as a CUBIC flow does. :class:`~.pacer.Pacer` spreads
+what it allows over time; :mod:`.controller` says how it is driven.
 
 Sources: RFC 9002 section 7, RFC 9438, draft-ietf-ccwg-bbr (draining until the path holds what it should), RFC 9406 (the
 end of startup), RFC 3550 section 6.4.1 (scatter), draft-cardwell-iccrg-bbr-congestion-control (names and constants),
@@ -18,86 +14,16 @@ from __future__ import annotations
 
 from collections import deque
 from math import inf, sqrt
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal
 
-from .pacer import UNLIMITED as UNLIMITED
-from .pacer import Pacer as Pacer
+from .controller import AckSample, Controller, initial_window
+from .cubic import Cubic, CubicCurve
 
 BATCH_SEGMENTS = 44
 """Datagrams in the largest batch (one record, one GSO send)."""
 
 BATCH_BYTES = 65_536
 """Bytes in the largest batch, whatever the datagram size (one GSO send holds no more)."""
-
-
-class AckSample(NamedTuple):
-    """What one acknowledgement taught.
-
-    Attributes:
-        acked_bytes: newly acknowledged.
-        lost_bytes: declared lost by this acknowledgement.
-        newest_lost_sent: when the latest sent of those was sent; ``-inf`` if none was lost. Losses older than the last
-            reduction do not reduce again (RFC 9002 section 7.3.1).
-        in_flight: under way after this acknowledgement.
-        delivered: all bytes ever acknowledged on the path, these included.
-        delivered_at_send: the value ``delivered`` had when the newest packet acknowledged here was sent. Rounds are
-            counted by it.
-        rtt: the newest RTT sample; None if this acknowledgement gave none.
-        smoothed_rtt: None before the first sample.
-        delivery_rate: bytes per second by the delivery rate draft; None without a valid sample.
-        app_limited: the rate sample was taken while the application had too little to send.
-        scatter: mean difference of successive RTTs, seconds; 0.0 if unknown.
-    """
-
-    acked_bytes: int
-    lost_bytes: int
-    newest_lost_sent: float
-    in_flight: int
-    delivered: int
-    delivered_at_send: int
-    rtt: float | None
-    smoothed_rtt: float | None
-    delivery_rate: float | None
-    app_limited: bool
-    scatter: float = 0.0
-
-
-class Controller(Protocol):
-    """Decides window and rate of one path. Calls are made under the endpoint lock; ``now`` never goes back."""
-
-    @property
-    def name(self) -> str:
-        """The name :func:`make_controller` knows it by."""
-
-    @property
-    def window(self) -> int:
-        """Bytes that may be under way."""
-
-    @property
-    def pacing_rate(self) -> float:
-        """Bytes per second for the pacer; ``inf`` before there is an RTT sample."""
-
-    @property
-    def state(self) -> str:
-        """The phase in one word, for traces."""
-
-    def on_sent(self, now: float, size: int, in_flight: int, app_limited: bool) -> None:
-        """A batch of ``size`` bytes left; ``in_flight`` counts it. ``app_limited``: nothing more waits to be sent."""
-
-    def on_ack(self, now: float, sample: AckSample) -> None:
-        """An acknowledgement was processed."""
-
-    def on_lost(self, now: float, lost_bytes: int, newest_lost_sent: float, in_flight: int) -> None:
-        """A timer declared loss; ``in_flight`` is what remains."""
-
-    def on_late(self, size: int, sent_at: float) -> None:
-        """``size`` bytes sent at ``sent_at`` and declared lost arrived after all: that loss was none."""
-
-    def on_persistent_congestion(self, now: float) -> None:
-        """Everything sent over a long time was lost (RFC 9002 section 7.6)."""
-
-    def set_segment_size(self, segment_size: int) -> None:
-        """Path MTU discovery found another datagram size."""
 
 
 def make_controller(name: Literal["bbr", "cubic"], segment_size: int) -> Controller:
@@ -111,140 +37,6 @@ def make_controller(name: Literal["bbr", "cubic"], segment_size: int) -> Control
     if name == "cubic":
         return Cubic(segment_size)
     raise ValueError(f"no congestion controller is called {name!r}; there are 'bbr' and 'cubic'")
-
-
-def _initial_window(segment_size: int) -> int:
-    """RFC 9002 section 7.2."""
-    return min(10 * segment_size, max(2 * segment_size, 14_720))
-
-
-class _CubicCurve:
-    """The growth of a window after a reduction (RFC 9438 sections 4.2 to 4.7), in bytes."""
-
-    C = 0.4  # segments per second cubed, section 4.1
-    BETA = 0.7  # section 4.6
-    ALPHA = 3 * (1 - BETA) / (1 + BETA)  # section 4.3: as fast as Reno on average
-
-    __slots__ = ("_epoch", "_estimate", "_k", "_maximum", "_prior")
-
-    def __init__(self) -> None:
-        self._epoch: float | None = None
-        self._maximum = 0.0  # W_max
-        self._prior = 0.0  # cwnd_prior
-        self._estimate = 0.0  # W_est
-        self._k = 0.0
-
-    def cut(self, window: float) -> float:
-        """The window after a congestion event at ``window``."""
-        # Fast convergence, section 4.7: below the last maximum we give room to a newcomer.
-        self._maximum = window * (1 + self.BETA) / 2 if window < self._maximum else window
-        self._prior = window
-        self._epoch = None
-        return window * self.BETA
-
-    def forget(self) -> None:
-        """No epoch and no maximum: the next growth starts from where the window is."""
-        self._epoch = None
-        self._maximum = self._prior = 0.0
-
-    def shift(self, pause: float) -> None:
-        """The clock of growth stood still for ``pause`` seconds (section 4.2: nothing grows while idle)."""
-        if self._epoch is not None:
-            self._epoch += pause
-
-    def grow(self, now: float, window: float, acked: int, rtt: float, segment: int) -> float:
-        """The window after ``acked`` more bytes without congestion."""
-        if self._epoch is None:
-            self._epoch = now
-            self._estimate = window
-            self._maximum = max(self._maximum, window)
-            self._k = ((self._maximum - window) / segment / self.C) ** (1 / 3)
-        elapsed = now - self._epoch
-        alpha = self.ALPHA if self._estimate < self._prior else 1.0
-        self._estimate += alpha * segment * acked / window
-        if self._maximum + self.C * segment * (elapsed - self._k) ** 3 < self._estimate:
-            return max(window, self._estimate)  # the Reno-friendly region, section 4.3
-        target = self._maximum + self.C * segment * (elapsed + rtt - self._k) ** 3
-        target = min(max(target, window), 1.5 * window)
-        return window + (target - window) * min(1.0, acked / window)
-
-
-class Cubic:
-    """RFC 9438 over RFC 9002 section 7's frame: slow start, one reduction a round trip, paced."""
-
-    name = "cubic"
-
-    def __init__(self, segment_size: int) -> None:
-        self._segment = segment_size
-        self._cwnd = float(_initial_window(segment_size))
-        self._ssthresh = inf
-        self._curve = _CubicCurve()
-        self._recovery_start = -inf  # packets sent before this belong to a reduction already made
-        self._srtt: float | None = None
-        self._underused = False
-        self._last_activity: float | None = None
-        self.window = int(self._cwnd)
-        self.pacing_rate = inf
-
-    @property
-    def state(self) -> str:
-        """``slow_start`` or ``avoidance``."""
-        return "slow_start" if self._cwnd < self._ssthresh else "avoidance"
-
-    def on_sent(self, now: float, size: int, in_flight: int, app_limited: bool) -> None:
-        if in_flight <= size and self._last_activity is not None:
-            self._curve.shift(max(0.0, now - self._last_activity))
-        self._last_activity = now
-        # RFC 9002 section 7.8: a window the application does not fill must not grow. Half is "filled" so that one
-        # late acknowledgement does not count against it; being held by the pacer is no under-use.
-        self._underused = app_limited and 2 * in_flight < self._cwnd
-
-    def on_ack(self, now: float, sample: AckSample) -> None:
-        self._last_activity = now
-        if sample.smoothed_rtt is not None:
-            self._srtt = sample.smoothed_rtt
-        if sample.lost_bytes:
-            self._congestion(now, sample.newest_lost_sent)
-        elif sample.acked_bytes and not self._underused:
-            if self._cwnd < self._ssthresh:
-                self._cwnd += sample.acked_bytes
-            else:
-                self._cwnd = self._curve.grow(now, self._cwnd, sample.acked_bytes, self._srtt or 0.0, self._segment)
-        self._publish()
-
-    def on_lost(self, now: float, lost_bytes: int, newest_lost_sent: float, in_flight: int) -> None:
-        self._congestion(now, newest_lost_sent)
-        self._publish()
-
-    def on_late(self, size: int, sent_at: float) -> None:
-        """Nothing: RFC 9438 section 4.9 allows to undo a reduction, and does not ask for it."""
-
-    def on_persistent_congestion(self, now: float) -> None:
-        """The window is the smallest one and slow start begins again."""
-        if self._cwnd > 2.0 * self._segment:  # else it was told before, and nothing has got better since
-            self._ssthresh = max(self._cwnd * _CubicCurve.BETA, 2.0 * self._segment)
-        self._cwnd = 2.0 * self._segment
-        self._curve.forget()
-        self._recovery_start = now
-        self._publish()
-
-    def set_segment_size(self, segment_size: int) -> None:
-        self._segment = segment_size
-        self._publish()
-
-    def _congestion(self, now: float, newest_lost_sent: float) -> None:
-        if newest_lost_sent <= self._recovery_start:
-            return
-        self._recovery_start = now
-        self._cwnd = max(self._curve.cut(self._cwnd), 2.0 * self._segment)
-        self._ssthresh = self._cwnd
-
-    def _publish(self) -> None:
-        self._cwnd = max(self._cwnd, 2.0 * self._segment)
-        self.window = int(self._cwnd)
-        if self._srtt:
-            # RFC 9002 section 7.7: 1.25; twice in slow start, so that pacing does not hold doubling back.
-            self.pacing_rate = (2.0 if self._cwnd < self._ssthresh else 1.25) * self._cwnd / self._srtt
 
 
 class _MaxFilter:
@@ -335,7 +127,7 @@ class ModelBased:
         self._batch_segments = batch_segments
         self._full_batch = max(min(batch_segments * segment_size, BATCH_BYTES), segment_size)
         self._phase: Literal["startup", "drain", "probe_bw", "probe_rtt"] = "startup"
-        self._target = float(_initial_window(segment_size))  # the model's window, before bounds
+        self._target = float(initial_window(segment_size))  # the model's window, before bounds
         self.window = int(self._target)
         self.pacing_rate = inf
         self._gain = self.STARTUP_GAIN
@@ -375,7 +167,7 @@ class ModelBased:
         self._extra_acked = 0
 
         self._bound = inf  # learnt from loss
-        self._curve = _CubicCurve()
+        self._curve = CubicCurve()
         self._cut_at = -inf
         self._cut_lost = self._cut_late = 0  # bytes sent before: declared lost, and those that came after all
         self._cut_bandwidth = 0.0
@@ -558,7 +350,7 @@ class ModelBased:
 
     def _bdp(self, gain: float = 1.0) -> float:
         if self._base_rtt == inf:
-            return float(_initial_window(self._segment))
+            return float(initial_window(self._segment))
         return gain * self._bandwidth.value * self._base_rtt
 
     def _pipe(self) -> float:
@@ -610,7 +402,7 @@ class ModelBased:
             target += acked
             if goal < target:
                 target = goal
-        elif target < goal or delivered < _initial_window(self._segment):
+        elif target < goal or delivered < initial_window(self._segment):
             target += acked
         floor = self._floor()
         self._target = target if target > floor else floor
@@ -632,7 +424,7 @@ class ModelBased:
                 if before > rate:
                     rate = before
                 # Samples limited by the application, of a handshake say, are no reason to begin slower than at first.
-                if srtt and bound == inf and (first := self._gain * _initial_window(segment) / srtt) > rate:
+                if srtt and bound == inf and (first := self._gain * initial_window(segment) / srtt) > rate:
                     rate = first
             if srtt and (slowest := 4 * segment / srtt) > rate:
                 rate = slowest

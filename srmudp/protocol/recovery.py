@@ -18,7 +18,7 @@ from ..exceptions import RemoteProtocolError
 from ..models import Address
 from ..wire.frames import Ack, Frame
 from ..wire.packet import RecordHeader
-from .congestion import AckSample, Controller
+from .controller import AckSample, Controller
 from .mtu import MtuDiscovery
 from .pacer import Pacer
 from .rangeset import RangeSet

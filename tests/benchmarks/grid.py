@@ -33,7 +33,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal, get_args
 
-from srmudp.protocol.congestion import Cubic
+from srmudp.protocol.cubic import Cubic
 from tests.bottleneck import MBIT, SEGMENT, Bottleneck, Clock, Flow, Ours, Reno, Tcp, fairness, percentile, rate
 from tests.bottleneck import rtts_between as rtts
 

@@ -16,16 +16,10 @@ from math import inf
 
 import pytest
 
-from srmudp.protocol.congestion import (
-    BATCH_SEGMENTS,
-    UNLIMITED,
-    AckSample,
-    Controller,
-    Cubic,
-    ModelBased,
-    Pacer,
-    make_controller,
-)
+from srmudp.protocol.congestion import BATCH_SEGMENTS, ModelBased, make_controller
+from srmudp.protocol.controller import AckSample, Controller
+from srmudp.protocol.cubic import Cubic
+from srmudp.protocol.pacer import UNLIMITED, Pacer
 
 SEGMENT = 1400
 MBIT = 1e6 / 8  # bytes per second

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from srmudp.protocol.congestion import Cubic
+from srmudp.protocol.cubic import Cubic
 from tests.bottleneck import MBIT, SEGMENT, Bottleneck, Clock, Ours, Reno, Tcp, percentile, rate, rtts_between
 
 

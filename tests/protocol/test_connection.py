@@ -10,7 +10,7 @@ import pytest
 
 from srmudp.config import Config
 from srmudp.exceptions import RemoteProtocolError
-from srmudp.protocol.congestion import AckSample
+from srmudp.protocol.controller import AckSample
 from srmudp.protocol.events import Failure
 from srmudp.protocol.records import Opened
 from srmudp.wire.frames import (

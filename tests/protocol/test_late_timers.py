@@ -9,8 +9,8 @@ import pytest
 
 from srmudp.config import Config
 from srmudp.protocol.allowance import BUFFER_COST, LARGEST_BUFFER, LEAST_BUFFER, LEAST_TURN, PACED_BATCH, TURN
-from srmudp.protocol.congestion import AckSample
 from srmudp.protocol.connection import Connection
+from srmudp.protocol.controller import AckSample
 from tests.connections import Duo
 
 MTU = 1200

@@ -11,7 +11,7 @@ import pytest
 
 from srmudp.exceptions import RemoteProtocolError
 from srmudp.models import Address
-from srmudp.protocol.congestion import AckSample
+from srmudp.protocol.controller import AckSample
 from srmudp.protocol.mtu import MtuDiscovery
 from srmudp.protocol.pacer import Pacer
 from srmudp.protocol.recovery import (
