@@ -567,7 +567,8 @@ class ModelBased:
 
     def _cut(self, now: float) -> None:
         # Half the window at least: a sender with little to send proved little, and must not find the path shut later.
-        under_way = min(self.window, max(self._episode_peak, self.window // 2))
+        window = int(min(self._target, self._bound)) if self._phase == "probe_rtt" else self.window
+        under_way = min(window, max(self._episode_peak, window // 2))
         self._before_cut = self._bound, self._full
         self._cut_lost, self._cut_late = self._episode_lost, 0
         self._bound = max(self._curve.cut(float(under_way)), float(self._least()))

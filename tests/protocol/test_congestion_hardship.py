@@ -91,10 +91,10 @@ def test_a_link_ten_times_as_fast_is_found_within_two_seconds() -> None:
 
 
 def steady(
-    controller: ModelBased, rounds: int, *, lost: int = 0, rtt: float = 0.04, at: float = 1.0
+    controller: ModelBased, rounds: int, *, lost: int = 0, rtt: float = 0.04, at: float = 1.0, delivered: int = 0
 ) -> tuple[float, int]:
-    """Rounds of 100 segments each, ``lost`` of them lost. Returns the time and what was delivered."""
-    now, delivered = at, 0
+    """Rounds of 100 segments each, ``lost`` of them lost. Returns the time and what was ``delivered`` by then."""
+    now = at
     for _ in range(rounds):
         controller.on_sent(now, 140_000, 140_000, False)
         now += rtt
@@ -142,3 +142,21 @@ def test_startup_ends_where_a_queue_stands() -> None:
             sample(1400, delivered, delivered_at_send=0, rtt=0.055, in_flight=300_000, delivery_rate=140_000 / 0.04),
         )
     assert controller.state == "drain"
+
+
+def test_a_reduction_while_the_base_is_measured_is_one_of_the_window_before() -> None:
+    """What is lost then was mostly sent before; the small window of that moment proves nothing."""
+    controller = ModelBased(1400)
+    now, delivered = steady(controller, 8)
+    before = controller.window
+    for _ in range(200):  # a queue of another, for longer than MIN_RTT_SECONDS
+        now, delivered = steady(controller, 1, rtt=0.08, at=now, delivered=delivered)
+        if controller.state == "probe_rtt":
+            break
+    assert controller.state == "probe_rtt"
+    assert controller.window < 0.5 * before
+    controller.on_lost(now, 40 * 1400, now - 0.01, 0)
+    assert controller.window < 0.5 * before
+    while controller.state == "probe_rtt":
+        now, delivered = steady(controller, 1, rtt=0.08, at=now, delivered=delivered)
+    assert controller.window >= 0.3 * before
