@@ -329,6 +329,7 @@ class Ours:
     Args:
         congestion: the controller's name, as in ``Config``.
         start: when it begins.
+        connected: when its ends are connected, if before that.
         turn: see TURN.
 
     Attributes:
@@ -343,6 +344,7 @@ class Ours:
         *,
         congestion: Literal["bbr", "cubic"] = "bbr",
         start: float = 0.0,
+        connected: float | None = None,
         seed: object = "ours",
         turn: float = TURN,
     ) -> None:
@@ -366,8 +368,11 @@ class Ours:
         self._near.connection.sending = self.sending
         self._near.before = self._feed
         self._far.before = self._taken
-        sessions = make_sessions(seed, backend=NoCipher(), now=start)  # type: ignore[arg-type]
-        clock.at(start, self._begin, sessions)
+        begin = start if connected is None else connected
+        sessions = make_sessions(seed, backend=NoCipher(), now=begin)  # type: ignore[arg-type]
+        clock.at(begin, self._begin, sessions)
+        if begin < start:
+            clock.at(start, lambda _: self._near.work())
 
     @property
     def retransmitted(self) -> int:
@@ -404,7 +409,9 @@ class Ours:
             self.states.append((now, state))
 
     def _feed(self) -> None:
-        """There is always more to send."""
+        """There is always more to send, from the start on."""
+        if self.clock.now < self.start:
+            return
         connection = self._near.connection
         channel = self.sending.channels.get(0)
         for _ in range(8 - (len(channel.waiting) if channel is not None else 0)):
@@ -497,12 +504,17 @@ class Tcp:
     The receiver acknowledges every second packet, each one while one is missing, and at latest after ``DELAY``. A
     packet is lost when three later ones were acknowledged (RFC 6675) or nothing came for a retransmission timeout
     (RFC 6298 with Linux's least of 0.2 s).
+
+    Args:
+        end: when it stops sending.
     """
 
     DELAY = 0.040
 
-    def __init__(self, clock: Clock, link: Bottleneck, controller: Controller, *, start: float = 0.0) -> None:
-        self.clock, self.link, self.controller, self.start = clock, link, controller, start
+    def __init__(
+        self, clock: Clock, link: Bottleneck, controller: Controller, *, start: float = 0.0, end: float = inf
+    ) -> None:
+        self.clock, self.link, self.controller, self.start, self.end = clock, link, controller, start, end
         self.log: list[tuple[float, int]] = []
         self.rtts: list[tuple[float, float]] = []
         self.resent = 0
@@ -527,6 +539,8 @@ class Tcp:
 
     def _send(self, _: None = None) -> None:
         out, link, clock = self._out, self.link, self.clock
+        if clock.now >= self.end:
+            return
         for _packet in range((self.controller.window - len(out) * SEGMENT) // SEGMENT):
             if self._again:
                 data = self._again.popleft()

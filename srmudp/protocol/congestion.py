@@ -76,6 +76,11 @@ class ModelBased:
     the path, so that neither probing nor an estimate that is a little high leaves a standing queue. After startup
     rate samples are smoothed over half a round, since the filter would keep the luckiest of them.
 
+    **Rivals.** A queue that stands though we drained what we queued is another's. It is measured at once (a
+    ``probe_rtt`` after startup, not only after seconds); if it is so long that only a flow that fills queues can have
+    made it, it counts as the path from then on, and startup begins again: with the base of the empty path our window
+    would leave us a small part of the link. Once that flow ends, shorter RTTs are the base at once.
+
     **Scatter.** Radios and busy hosts scatter RTTs; a queue moves them slowly. So the mean difference of neighbours
     tells how far they lie above the base without any queue: the window has room for it, and nothing smaller is a queue.
 
@@ -114,6 +119,7 @@ class ModelBased:
     PROBE_RTT_LAN = 0.01  # a few turns of a late thread; a LAN transfer must not notice
     QUEUE_RTT = 1.25
     QUEUE_MEMORY = 30.0  # seconds
+    RIVAL_RTT = 2.5  # times the base; flows like ours that share a queue hardly fill it so far
     QUEUE_SAMPLES = 8  # in a row, until startup believes in a queue (as many as HyStart++, RFC 9406 section 4.2)
     JITTER = 0.001  # RTT differences below this are noise of two operating systems, not a queue
     MAX_LOSS = 0.10
@@ -133,7 +139,8 @@ class ModelBased:
         self._gain = self.STARTUP_GAIN
 
         self._round = 0
-        self._round_low = inf  # smallest RTT of this round
+        self._round_rtt = self._last_rtt = (inf, 0.0)  # smallest and largest of this round and of the one before
+        self._look_round = 0  # from then on it is to be seen whether draining has emptied the queue
         self._queued = 0  # successive RTTs in startup that show a queue
         self._next_round_delivered = 0
         self._memory = 10.0
@@ -215,7 +222,7 @@ class ModelBased:
         if round_start:
             self._next_round_delivered = delivered
             self._round += 1
-            self._round_low = inf
+            self._last_rtt, self._round_rtt = self._round_rtt, (inf, 0.0)
             self._remember()
         if smoothed is not None:
             self._srtt = smoothed
@@ -307,8 +314,9 @@ class ModelBased:
         self._bandwidth.update(self._bandwidth_round, now, rate, self._memory)
 
     def _update_rtt(self, now: float, rtt: float) -> None:
-        if rtt < self._round_low:
-            self._round_low = rtt
+        low, high = self._round_rtt
+        if not low <= rtt <= high:
+            self._round_rtt = (rtt if rtt < low else low, rtt if rtt > high else high)
         low, high = self._episode_rtt
         if not low <= rtt <= high:
             self._episode_rtt = (rtt if rtt < low else low, rtt if rtt > high else high)
@@ -438,9 +446,12 @@ class ModelBased:
         """Startup is over where a queue stands, too: rounds grow with it, and three of them are long."""
         if rtt is None or self._lan:
             return
-        queue = (self.QUEUE_RTT - 1.0) * self._base_rtt + self.JITTER + 4 * self._scatter
-        self._queued = self._queued + 1 if rtt > self._base_rtt + queue else 0
+        self._queued = self._queued + 1 if rtt > self._queue_rtt() else 0
         self._full = self._queued >= self.QUEUE_SAMPLES
+
+    def _queue_rtt(self) -> float:
+        """What is longer shows a queue."""
+        return self.QUEUE_RTT * self._base_rtt + self.JITTER + 4 * self._scatter
 
     def _check_full(self, now: float) -> None:
         """Startup is over when three rounds brought less than a quarter more bandwidth."""
@@ -471,16 +482,34 @@ class ModelBased:
             # The protocol rooms have no randomness; the clock spreads flows over the cycle well enough. Not in 1.25
             # (there is nothing to find yet), nor in 0.75 (just drained).
             self._enter_cycle(now, 2 + int(now * 1e5) % 6)
+            self._look_round = self._round + 2
         if phase == "probe_rtt":
             self._advance_probe_rtt(now, in_flight)
+        elif phase == "probe_bw" and 0 < self._look_round <= self._round:
+            self._look_for_queue()
         elif self._full and self._base_rtt < inf and now - self._base_seen > self.MIN_RTT_SECONDS:
             recent = min(self._recent_rtt[0], self._recent_rtt[1])
             if recent < max(self.QUEUE_RTT * self._base_rtt, self.LAN_RTT):
                 # It hardly varies, or is too small to matter: what was seen is the base; no pause is worth it.
                 self._base_rtt, self._base_seen = recent, now
             else:
-                self._phase, self._gain = "probe_rtt", 1.0
-                self._probe_rtt_end, self._probe_rtt_best = None, inf
+                self._begin_probe_rtt()
+
+    def _look_for_queue(self) -> None:
+        """We have drained what we queued: if a queue stands all the same, measure the path with it now, not in seconds.
+
+        A queue lifts all RTTs of a round by more than they scatter.
+        """
+        low, high = self._last_rtt
+        if inf > low > max(self._queue_rtt(), self._base_rtt + high - low) and not self._lan:
+            self._look_round = 0
+            self._begin_probe_rtt()
+        elif low <= self._queue_rtt() or self._round > self._look_round + 3:
+            self._look_round = 0
+
+    def _begin_probe_rtt(self) -> None:
+        self._phase, self._gain = "probe_rtt", 1.0
+        self._probe_rtt_end, self._probe_rtt_best = None, inf
 
     def _enter_cycle(self, now: float, index: int) -> None:
         self._phase = "probe_bw"
@@ -508,7 +537,7 @@ class ModelBased:
         if done:
             # If the last attempt found more, try again at once: ten times the bandwidth takes 1 s at 40 ms, not 4 s.
             found = self._cycle == 2 and self._bandwidth.value > 1.15 * self._cycle_bandwidth
-            if found and self._round_low < 1.1 * self._base_rtt + 2 * self._scatter and not self._lan:
+            if found and self._round_rtt[0] < 1.1 * self._base_rtt + 2 * self._scatter and not self._lan:
                 self._start_up()
             else:
                 self._enter_cycle(now, 0 if found else (self._cycle + 1) % len(self.CYCLE))
@@ -519,11 +548,19 @@ class ModelBased:
                 self._probe_rtt_end = now + (self.PROBE_RTT_LAN if self._lan else self.PROBE_RTT_SECONDS)
                 self._probe_rtt_round = self._round
         elif now >= self._probe_rtt_end and self._round > self._probe_rtt_round:
-            if self._probe_rtt_best < inf:
-                self._base_rtt = self._probe_rtt_best
-                self._recent_rtt = (inf, self._probe_rtt_best, now)
+            best, rivals = self._probe_rtt_best, False
+            if best < inf:
+                was_empty = self._base_rtt < 1.1 * min(self._old_rtt[0], self._old_rtt[1])
+                long = best > max(self.RIVAL_RTT * self._base_rtt, self._queue_rtt())
+                rivals = was_empty and long and not self._lan
+                self._base_rtt = best
+                self._recent_rtt = (inf, best, now)
             self._base_seen = now
-            self._enter_cycle(now, 2 + int(now * 1e5) % 6)
+            if rivals:
+                self._bound = inf
+                self._start_up()
+            else:
+                self._enter_cycle(now, 2 + int(now * 1e5) % 6)
 
     # -- loss ----------------------------------------------------------------------------------------------------
 

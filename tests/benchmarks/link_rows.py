@@ -324,6 +324,7 @@ def plan(certificate: str, options: argparse.Namespace) -> dict[str, Callable[[i
     for bdps in (1, 4):
         add_beside(f"cubic first {bdps} BDP", ("tcp", "srmudp"), of(50, 40, bdps))
         add_beside(f"cubic second {bdps} BDP", ("srmudp", "tcp"), of(50, 40, bdps))
+        add_beside(f"cubic twice {bdps} BDP", ("tcp", "tcp"), of(50, 40, bdps))
         add_beside(f"two of ours {bdps} BDP", ("srmudp", "srmudp"), of(50, 40, bdps))
     rows["small beside 16 MiB"] = lambda seed: small(of(50, 40, 1), 1.5 * options.seconds, options, seed)
     for mbit, rtt in ((10, 20), (100, 80)):

@@ -82,6 +82,29 @@ def test_others_keep_a_quarter_and_leave_something(other: str, queue: float) -> 
     assert ours + theirs >= 0.9
 
 
+@pytest.mark.parametrize(("megabits", "rtt", "queue"), [(3, 0.08, 1.0), (3, 0.08, 4.0), (10, 0.04, 4.0)])
+def test_who_begins_beside_a_full_queue_gets_a_share(megabits: float, rtt: float, queue: float) -> None:
+    """Connected while the path was empty, so that the queue is known for one. The other keeps its quarter, too."""
+    clock = Clock()
+    link = Bottleneck(clock, rate=megabits * MBIT, rtt=rtt, queue=queue)
+    theirs = Tcp(clock, link, Cubic(SEGMENT), start=0.5)
+    ours = Ours(clock, link, start=4.0, connected=0.0)
+    clock.run(20.0)
+    assert used(ours, link, 4.0, 20.0) >= 0.25
+    assert rate(theirs, 4.0, 20.0) >= 0.25 * link.rate
+
+
+def test_the_queue_is_empty_again_once_the_other_ends() -> None:
+    clock = Clock()
+    link = Bottleneck(clock, rate=3 * MBIT, rtt=0.08, queue=4.0)
+    Tcp(clock, link, Cubic(SEGMENT), start=0.5, end=12.0)
+    ours = Ours(clock, link, start=4.0, connected=0.0)
+    clock.run(18.0)
+    assert percentile(rtts_between(ours, 10.0, 12.0), 0.5) >= 3 * link.base_rtt
+    assert percentile(rtts_between(ours, 15.0, 18.0), 0.95) <= 1.5 * link.base_rtt
+    assert used(ours, link, 15.0, 18.0) >= 0.9
+
+
 @pytest.mark.parametrize("queue", [1.0, 4.0])
 def test_two_of_ours_share(queue: float) -> None:
     """The weaker one gets three tenths at least, soon after it began."""
