@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import signal
 import sys
 import threading
 import time
@@ -55,6 +56,10 @@ _WATCHED = ("socket:", "pipe:", "anon_inode:")
 # Examples are the same each time, and a busy machine may take its time over one.
 settings.register_profile("srmudp", deadline=None, derandomize=True, database=None)
 settings.load_profile("srmudp")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell without job control has programs in the background ignore Ctrl-C, and those that they start inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _failed = pytest.StashKey[bool]()
 
