@@ -498,10 +498,10 @@ class ModelBased:
     def _look_for_queue(self) -> None:
         """We have drained what we queued: if a queue stands all the same, measure the path with it now, not in seconds.
 
-        A queue lifts all RTTs of a round by more than they scatter.
+        A queue lifts all RTTs of a round by much more than they scatter. Where that is not clear, no pause is worth it.
         """
         low, high = self._last_rtt
-        if inf > low > max(self._queue_rtt(), self._base_rtt + high - low) and not self._lan:
+        if inf > low > max(self._queue_rtt(), self._base_rtt + 2 * (high - low)) and not self._lan:
             self._look_round = 0
             self._begin_probe_rtt()
         elif low <= self._queue_rtt() or self._round > self._look_round + 3:

@@ -55,7 +55,7 @@ def link(**other: float) -> Link:
     return Link(latency=0.01, rate=RATE, queue_bytes=200_000, **other)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("jitter", "begin", "least"), [(0.03, 1.0, 0.75), (0.1, 2.0, 0.8)])
+@pytest.mark.parametrize(("jitter", "begin", "least"), [(0.03, 1.0, 0.75), (0.1, 1.0, 0.25), (0.1, 3.0, 0.8)])
 def test_round_trips_that_scatter_in_order(jitter: float, begin: float, least: float) -> None:
     """Much scatter is first taken for a queue, and looked at."""
     got, _, _ = goodput(link(jitter=jitter), Link(latency=0.01, jitter=jitter), begin=begin, end=begin + 1)
