@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from srmudp.config import Config
 from tests.connections import Duo
-
-
-def _seconds(run: Callable[[int], None], count: int) -> float:
-    started = time.process_time()
-    run(count)
-    return time.process_time() - started
+from tests.cost import cpu_seconds
 
 
 def _assert_not_quadratic(run: Callable[[int], None], count: int) -> None:
     """Doubling the number takes less than three times as long; asked again before it counts, for a noisy machine."""
     ratios = []
     for _ in range(3):
-        half, whole = _seconds(run, count // 2), _seconds(run, count)
+        half, whole = cpu_seconds(lambda: run(count // 2)), cpu_seconds(lambda: run(count))
         ratios.append(whole / half)
         if ratios[-1] < 3.0:
             return
