@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import pytest
@@ -56,6 +57,14 @@ _WATCHED = ("socket:", "pipe:", "anon_inode:")
 # Examples are the same each time, and a busy machine may take its time over one.
 settings.register_profile("srmudp", deadline=None, derandomize=True, database=None)
 settings.load_profile("srmudp")
+
+if sys.dont_write_bytecode:
+    # The programs that tests start would compile everything anew, a quarter of all the computing. Where compiled files
+    # are not wanted beside the sources, they go where pytest keeps its own.
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "bytecode")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell without job control has programs in the background ignore Ctrl-C, and those that they start inherit it.

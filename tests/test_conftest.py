@@ -51,6 +51,13 @@ def test_backend(backend):
 """
 
 
+def test_programs_of_tests_keep_what_they_compiled() -> None:
+    """Also where the environment says not to write compiled files."""
+    look = "import sys; print(sys.dont_write_bytecode, sys.pycache_prefix)"
+    run = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=30, check=True)
+    assert run.stdout.split() == [str(False), str(sys.pycache_prefix)]
+
+
 def test_leaks_fail_the_test_that_made_them(tmp_path: Path) -> None:
     conftest = Path(__file__).with_name("conftest.py").read_text("utf-8")
     assert "LEAK_WAIT = 2.0" in conftest
