@@ -21,6 +21,7 @@ import pytest
 import srmudp
 from srmudp import Config, Identity, MultiHolepunchSocket, Packet, SecureReliableSocket
 from srmudp.sockets.single.flavours import Flavour, meetings, read_arguments
+from srmudp.sockets.single.handle import UdpHandle
 from srmudp.transports.impaired import impaired
 from tests.sockets.pairs import DEADLINE, FAMILIES, HOSTS, Maker, free_port, make, port_of, read
 
@@ -276,6 +277,21 @@ def connect_and_close(make: Maker, sock: SecureReliableSocket, address: object) 
 def test_close_ends_a_connect_in_progress(make: Maker) -> None:
     connect_and_close(make, make(V4), ("127.0.0.1", free_port()))
     connect_and_close(make, make(0), f"127.0.0.1:{free_port()}")
+
+
+@pytest.mark.parametrize("is_text", [True, False])
+def test_close_before_connect_has_its_port(make: Maker, monkeypatch: pytest.MonkeyPatch, is_text: bool) -> None:
+    """Who connects hears that the socket was closed, not of a descriptor that is gone."""
+    sock, port, bind = make(), free_port(), UdpHandle.bind
+
+    def bind_late(handle: UdpHandle, address: Any) -> None:
+        sock.close()
+        bind(handle, address)
+
+    monkeypatch.setattr(UdpHandle, "bind", bind_late)
+    with pytest.raises(ConnectionAbortedError, match="closed while it was connecting"):
+        sock.connect(f"127.0.0.1:{port}" if is_text else ("127.0.0.1", port))
+    assert sock.is_closed
 
 
 # --- undecided ---

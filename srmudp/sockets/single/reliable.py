@@ -169,19 +169,29 @@ class SecureReliableSocket(StreamSurface):
 
         Raises:
             ConnectionError: a stream was not connected in time. With messages it tries on until it is closed.
+            ConnectionAbortedError: closed meanwhile, by another thread.
             AssertionError: called a second time, or text given to a stream.
             OSError: the port is taken, or the host unknown (``socket.gaierror``).
         """
         self._begin()
-        if self._flavour is Flavour.UNDECIDED:
-            used = self._message_hook is not None or self.receiver_socket.getsockname()[1] != 0
-            self._flavour = Flavour.MESSAGE if used or isinstance(address, str) else Flavour.STREAM
-            if self._flavour is Flavour.MESSAGE and not self.receiver_socket.getsockname()[1]:
-                self.receiver_socket.bind(("", 0))
-        if self._flavour is Flavour.STREAM:
-            self._connect_stream(address)
-        else:
-            self._connect_messages(address)
+        try:
+            if self._flavour is Flavour.UNDECIDED:
+                self._decide(address)
+            if self._flavour is Flavour.STREAM:
+                self._connect_stream(address)
+            else:
+                self._connect_messages(address)
+        except OSError as error:
+            if self._shut and error.errno == errno.EBADF:  # before the port was ours to use
+                raise ConnectionAbortedError("closed while it was connecting") from None
+            raise
+
+    def _decide(self, address: Any) -> None:
+        """Which of the two it is, by what the caller did until now."""
+        used = self._message_hook is not None or self.receiver_socket.getsockname()[1] != 0
+        self._flavour = Flavour.MESSAGE if used or isinstance(address, str) else Flavour.STREAM
+        if self._flavour is Flavour.MESSAGE and not self.receiver_socket.getsockname()[1]:
+            self.receiver_socket.bind(("", 0))
 
     def _begin(self) -> None:
         with self._opening:
