@@ -30,7 +30,8 @@ class Program:
     def __init__(
         self, arguments: Sequence[str | Path], cwd: Path, environment: Mapping[str, str] | None = None
     ) -> None:
-        variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(environment or {})}
+        # Buffered, as with users: a line that is flushed is written whole, also where several threads print.
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "", **(environment or {})}
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", *map(str, arguments)],
             cwd=cwd,

@@ -17,7 +17,9 @@ from typing import Any
 
 
 def say(what: str, **facts: Any) -> None:
-    print(json.dumps({"what": what, **facts}), flush=True)
+    # Several threads speak, and an unbuffered print() writes the end of the line by itself.
+    sys.stdout.write(json.dumps({"what": what, **facts}) + "\n")
+    sys.stdout.flush()
 
 
 def main() -> None:

@@ -135,8 +135,9 @@ class Journal:
 
 
 def say(*words: object) -> None:
-    """One line for the program that started us."""
-    print(json.dumps(words), flush=True)
+    """One line for the program that started us; whole, whichever thread says it and however output is buffered."""
+    sys.stdout.write(json.dumps(words) + "\n")
+    sys.stdout.flush()
 
 
 def open_socket(me: str, port: int, backend: Any, window: int = max(WINDOWS)) -> MultiHolepunchSocket:
