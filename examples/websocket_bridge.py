@@ -19,6 +19,7 @@ from http import HTTPStatus
 
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 from websockets.http11 import Request, Response
+from websockets.typing import Origin
 
 from srmudp import QueueFull
 from srmudp.aio import MultiHolepunchSocket
@@ -72,10 +73,10 @@ async def bridge(name: str, port: int, web: int, peers: dict[str, str]) -> None:
             browsers.discard(browser)
 
     # Only this machine, and only pages of this server: any page of the web could connect to localhost otherwise.
-    origins = [f"http://{host}:{web}" for host in ("localhost", "127.0.0.1")]
+    origins = [Origin(f"http://{host}:{web}") for host in ("localhost", "127.0.0.1")]
     async with (
         MultiHolepunchSocket(port, name=name, identity=f"{name}.key", peers=peers) as sock,
-        serve(browse, "localhost", web, process_request=page, origins=origins, max_size=MAX_TEXT),  # type: ignore[arg-type]
+        serve(browse, "localhost", web, process_request=page, origins=origins, max_size=MAX_TEXT),
     ):
         print(f"PeerId {sock.peer_id} port {sock.port}; open http://localhost:{web}", flush=True)
         async for message in sock:
