@@ -52,11 +52,11 @@ from os import getpid
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
-from ..exceptions import LocalProtocolError, SocketClosed
+from ..exceptions import SocketClosed
 from ..transports.base import spread
 from .gathering import GATHER, Gathering
 from .reading import LEASE, Lease
-from .runner import Runner
+from .runner import Reentered, Runner
 from .waiting import Baton, Poller, Wakeup
 
 if TYPE_CHECKING:
@@ -91,13 +91,6 @@ _BACKUP = 0.025
 """Seconds by which the timer thread is late, or twice that, for a deadline that another thread was to keep."""
 _EMPTY_TURNS = 64
 """Turns of the receiver thread without a result before it pauses: a descriptor in error is always ready."""
-
-
-class Reentered(LocalProtocolError):
-    """A signal handler interrupted this socket at work in the same thread, so the call cannot be made now."""
-
-    def __init__(self) -> None:
-        super().__init__("called from a signal handler that interrupted this socket; only send() and close() may be")
 
 
 class Driver(Runner):

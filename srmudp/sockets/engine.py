@@ -27,12 +27,13 @@ from .addresses import Target
 from .core import Core, deadline_of
 from .delivery import Delivery, Inbox
 from .discovery import Search, Server
-from .driver import Driver, Reentered
+from .driver import Driver
 from .hooks import Hooks, ask
 from .household import IDLE, PEERS, ROOM, SERVERS, Letter
 from .known_peers import KnownPeers
 from .mapping import took_too_long
 from .resolver import Resolver
+from .runner import Reentered
 
 if TYPE_CHECKING:
     from ..config import Config

@@ -25,6 +25,13 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
+class Reentered(LocalProtocolError):
+    """A signal handler interrupted this socket at work in the same thread, so the call cannot be made now."""
+
+    def __init__(self) -> None:
+        super().__init__("called from a signal handler that interrupted this socket; only send() and close() may be")
+
+
 class Runner(ABC):
     """Runs one endpoint over one transport.
 

@@ -17,8 +17,9 @@ import pytest
 from srmudp.exceptions import LocalProtocolError, SocketClosed
 from srmudp.models import Address
 from srmudp.sockets import driver as module
-from srmudp.sockets.driver import Driver, Reentered
+from srmudp.sockets.driver import Driver
 from srmudp.sockets.rates import RateLimit
+from srmudp.sockets.runner import Reentered
 
 from .conftest import reach
 from .fakes import FakeEndpoint, FakeTransport, Transmit

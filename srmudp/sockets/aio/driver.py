@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from ...exceptions import LocalProtocolError, SocketClosed
 from ...transports.base import spread, spread_fileno
-from ..driver import Reentered
-from ..runner import Runner
+from ..runner import Reentered, Runner
 from .waiting import Waiter
 
 if TYPE_CHECKING:

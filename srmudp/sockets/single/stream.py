@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from ..driver import Reentered
+from ..runner import Reentered
 from .line import LOOK_AGAIN, PIECE
 
 if TYPE_CHECKING:
