@@ -55,11 +55,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 from ..exceptions import SocketClosed
 from ..transports.base import spread
 from .gathering import GATHER, Gathering
-from .reading import LEASE, Lease
+from .reading import LEASE, BusyPoll, Lease
 from .runner import Reentered, Runner
-from .waiting import Baton, Poller, Wakeup
+from .waiting import Baton, Poller, Wakeup, processors
 
 if TYPE_CHECKING:
+    from ..models import Address
     from ..peers.endpoint import Endpoint, Transmit
     from ..protocol.events import Event, SocketsWanted
     from ..transports.base import Batch, Transport
@@ -128,6 +129,7 @@ class Driver(Runner):
         self._receive_lone: Callable[[], Batch | None] | None = getattr(transport, "receive_lone", None)
         self._unread = False  # a transport may have read more than it gave out, of which the descriptor says nothing
         self._readers_poller = Poller(transport.fileno(), self._nudge.fileno())
+        self._busy_poll = BusyPoll(self._readers_poller, processors())
         self.lease = Lease(self._wakeup.set, self._nudge.set)
         self._gathering = Gathering()
         self._notes: deque[tuple[Callable[[float, Any], None], Any]] = deque()
@@ -302,7 +304,9 @@ class Driver(Runner):
         if not lease.enter():
             return None
         try:
-            now = monotonic()
+            now = entered = monotonic()
+            source: Address | None = None
+            waited = inf
             if self._notes or self._due <= now:
                 self.run(self._see_to_timers)
             while (result := check()) is None and not self._stopping and (deadline is None or now < deadline):
@@ -320,7 +324,7 @@ class Driver(Runner):
                     else:  # it has looked already
                         self._hand_over()
                 try:
-                    woken = self._readers_poller.until_readable(until - now)
+                    woken = self._busy_poll.until_readable(until - now, now - entered)
                 except (OSError, ValueError):
                     if self.stopped:  # the descriptors are closed
                         return None
@@ -336,8 +340,10 @@ class Driver(Runner):
                 with self._read_lock:
                     batches = self._read_one_or_more() if slept else self._read_burst()[0]
                     if batches:
+                        source, waited = batches[0].source, now - entered
                         self._handle(batches, True, self._after_work, awaited=slept)
                         now = monotonic()  # or the work just done would pass for sleep
+            self._busy_poll.note(None if result is None else source, waited)
             return result
         except BaseException:
             lease.end()

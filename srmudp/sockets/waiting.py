@@ -7,6 +7,7 @@ Letting go of a free one means that the wake-up is pending already, so that erro
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import sys
@@ -26,6 +27,9 @@ if sys.platform == "darwin":
 _SLICE = 0.2 if sys.platform == "win32" else threading.TIMEOUT_MAX
 """Longest single wait in seconds. On Windows a thread that waits for a lock does not notice Ctrl-C."""
 
+_HELD_UP = 0.0001
+"""Seconds that asking about two descriptors takes if something else ran meanwhile; it takes 0.000002."""
+
 
 def time_asleep() -> float:
     """Seconds this machine has slept so far, from any beginning: only differences mean something.
@@ -35,6 +39,12 @@ def time_asleep() -> float:
     if _ALL_TIME is None:
         return 0.0
     return time.clock_gettime(_ALL_TIME) - time.monotonic()
+
+
+def processors() -> int:
+    """How many this process may run on."""
+    usable = getattr(os, "sched_getaffinity", None)
+    return len(usable(0)) if usable else os.cpu_count() or 1
 
 
 class Baton:
@@ -204,6 +214,24 @@ class Poller:
             elif event & ~select.POLLIN:
                 writable = writing
         return woken, writable
+
+    def stay_awake(self, seconds: float) -> bool:
+        """Ask again and again, ``seconds`` at most, until :meth:`until_readable` would return at once.
+
+        Returns:
+            False if asking took far longer than it does: another thread had the interpreter or another program this
+            processor, and they can have it now.
+        """
+        poll = self._poll
+        if poll is None or self._watched != select.POLLIN:
+            return True
+        now = monotonic()
+        until = now + seconds
+        while now < until and not poll.poll(0):
+            asked, now = now, monotonic()
+            if now - asked > _HELD_UP:
+                return False
+        return True
 
     def until_readable(self, timeout: float) -> bool:
         """Sleep until woken or the transport is readable, ``timeout`` seconds at most. Returns whether it was woken."""

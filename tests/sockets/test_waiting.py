@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import threading
 from queue import Empty, SimpleQueue
@@ -9,7 +10,7 @@ from queue import Empty, SimpleQueue
 import pytest
 
 from srmudp.sockets import waiting
-from srmudp.sockets.waiting import Baton, Poller, Topics, Wakeup, take
+from srmudp.sockets.waiting import Baton, Poller, Topics, Wakeup, processors, take
 
 
 def test_a_wake_up_before_the_sleep_counts_once() -> None:
@@ -97,3 +98,57 @@ def test_polling(portable: bool) -> None:
     assert poller.wait(writing=True, timeout=None) == (True, True)
     transport.close()
     wakeup.close()
+
+
+class Asked:
+    """A ``select.poll`` that has nothing until it was asked so often; each time takes so long."""
+
+    def __init__(self, takes: float, empty: int) -> None:
+        self.now = 0.0
+        self.takes, self.empty = takes, empty
+        self.timeouts: list[float | None] = []
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        self.timeouts.append(timeout)
+        self.now += self.takes
+        self.empty -= 1
+        return [] if self.empty >= 0 else [(7, select.POLLIN)]
+
+
+@pytest.mark.parametrize(
+    ("takes", "empty", "asked", "free"),
+    [
+        (2e-6, 1_000_000, 250, True),  # until the time is over
+        (2e-6, 9, 10, True),
+        (2e-6, 0, 1, True),
+        (0.0002, 1_000_000, 1, False),  # somebody else had the processor
+        (0.0002, 0, 1, True),
+    ],
+)
+def test_waiting_awake(monkeypatch: pytest.MonkeyPatch, takes: float, empty: int, asked: int, free: bool) -> None:
+    poll = Asked(takes, empty)
+    poller = Poller(7, 8)
+    poller._poll, poller._watched = poll, select.POLLIN  # type: ignore[assignment]
+    monkeypatch.setattr(waiting, "monotonic", lambda: poll.now)
+    assert poller.stay_awake(0.0005) is free
+    assert abs(len(poll.timeouts) - asked) <= 1
+    assert set(poll.timeouts) == {0}
+
+
+def test_waiting_awake_ends_when_something_comes() -> None:
+    transport, wakeup = Wakeup(), Wakeup()
+    poller = Poller(transport.fileno(), wakeup.fileno())
+    assert poller.until_readable(0) is False
+    transport.set()
+    assert poller.stay_awake(1000), "as this one ends at all"
+    assert poller.until_readable(1000) is False
+    transport.clear()
+    wakeup.set()
+    assert poller.stay_awake(1000)
+    assert poller.until_readable(1000) is True
+    transport.close()
+    wakeup.close()
+
+
+def test_processors_are_those_this_process_may_use() -> None:
+    assert 1 <= processors() <= (os.cpu_count() or 1)
