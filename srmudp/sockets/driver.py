@@ -55,9 +55,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 from ..exceptions import SocketClosed
 from ..transports.base import spread
 from .gathering import GATHER, Gathering
-from .reading import LEASE, BusyPoll, Lease
+from .reading import LEASE, Lease
 from .runner import Reentered, Runner
-from .waiting import Baton, Poller, Wakeup, processors
+from .waiting import Baton, Poller, Wakeup
 
 if TYPE_CHECKING:
     from ..models import Address
@@ -129,7 +129,6 @@ class Driver(Runner):
         self._receive_lone: Callable[[], Batch | None] | None = getattr(transport, "receive_lone", None)
         self._unread = False  # a transport may have read more than it gave out, of which the descriptor says nothing
         self._readers_poller = Poller(transport.fileno(), self._nudge.fileno())
-        self._busy_poll = BusyPoll(self._readers_poller, processors())
         self.lease = Lease(self._wakeup.set, self._nudge.set)
         self._gathering = Gathering()
         self._notes: deque[tuple[Callable[[float, Any], None], Any]] = deque()
@@ -324,7 +323,10 @@ class Driver(Runner):
                     else:  # it has looked already
                         self._hand_over()
                 try:
-                    woken = self._busy_poll.until_readable(until - now, now - entered)
+                    awake = min(until - now, self._busy_poll.time_left(now - entered))
+                    if awake > 0 and not self._readers_poller.stay_awake(awake):
+                        self._busy_poll.on_held_up()
+                    woken = self._readers_poller.until_readable(until - now)
                 except (OSError, ValueError):
                     if self.stopped:  # the descriptors are closed
                         return None
@@ -343,7 +345,7 @@ class Driver(Runner):
                         source, waited = batches[0].source, now - entered
                         self._handle(batches, True, self._after_work, awaited=slept)
                         now = monotonic()  # or the work just done would pass for sleep
-            self._busy_poll.note(None if result is None else source, waited)
+            self._busy_poll.on_waited(None if result is None else source, waited)
             return result
         except BaseException:
             lease.end()

@@ -20,10 +20,7 @@ from collections.abc import Callable
 from math import inf
 from threading import Lock, get_ident
 from time import monotonic
-from typing import TYPE_CHECKING, Final, TypeVar
-
-if TYPE_CHECKING:
-    from .waiting import Poller
+from typing import Final, TypeVar
 
 T = TypeVar("T")
 
@@ -36,66 +33,6 @@ STEP: Final = 0.005
 socket goes unread when the last one has gone. As long as an acknowledgement may wait: it is not late for one."""
 _STILL: Final = 4
 """Looks at a reader that stays before the receiver thread sleeps for longer. Being woken costs as much as two looks."""
-
-AWAKE: Final = 0.0005
-"""Seconds that a reader stays awake at most before it sleeps."""
-EARNED: Final = 8
-"""Messages in a row, each within :data:`AWAKE`, until the next one is awaited awake."""
-_MOST: Final = 32
-"""Such messages that count."""
-_LATE: Final = 8
-"""How many of them one undoes that took longer, or came from elsewhere."""
-_HELD_UP: Final = 4
-"""How many it costs to have been in somebody's way. So it seldom is, where the processors are busy."""
-
-
-class BusyPoll:
-    """Waits for what comes as a :class:`Poller` does, but awake where that pays: adaptive busy polling.
-
-    To wake a processor that fell asleep can take as long as all else in a round trip on one machine or over a good wire
-    (``python -m tests.benchmarks.floor``). So if the last messages of one peer came within :data:`AWAKE` each, a reader
-    stays awake for the next, as long as that, as a mutex spins before it sleeps. Nobody does so at the pace of a
-    person, of a game or of the Internet; nor for many peers who speak now and then, though it may be as often in sum;
-    nor for datagrams that no message comes of: no stranger can keep a processor busy.
-
-    One thread at a time.
-
-    Args:
-        processors: that this process may run on. On a single one it would keep the peer from answering.
-    """
-
-    __slots__ = ("_credit", "_poller", "_processors", "_source")
-
-    def __init__(self, poller: Poller, processors: int) -> None:
-        self._poller = poller
-        self._processors = processors
-        self._credit = 0
-        self._source: object = None
-
-    def until_readable(self, timeout: float, waited: float) -> bool:
-        """As :meth:`Poller.until_readable`.
-
-        Args:
-            waited: seconds for which this reader has been waiting for its message already.
-        """
-        stays = self._credit >= EARNED and waited < AWAKE and self._processors > 1
-        if stays and not self._poller.stay_awake(min(timeout, AWAKE - waited)):
-            self._credit -= _HELD_UP
-        return self._poller.until_readable(timeout)
-
-    def note(self, source: object, waited: float) -> None:
-        """The reader's wait for a message is over.
-
-        Args:
-            source: where the message came from; None if none came.
-            waited: seconds.
-        """
-        if source == self._source and waited < AWAKE:
-            if self._credit < _MOST:
-                self._credit += 1
-        else:
-            self._source = source
-            self._credit = max(0, self._credit - _LATE)
 
 
 class Lease:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
 
 from ..exceptions import LocalProtocolError
 from ..transports.base import opener_of
+from .busy_poll import BusyPoll, processors
 from .faults import Faults
 from .surroundings import Surroundings
 from .waiting import Topics
@@ -55,6 +56,7 @@ class Runner(ABC):
         self.transport = transport
         self._open = opener_of(transport)
         self.topics = Topics()
+        self._busy_poll = BusyPoll(processors())
         self.drops: Counter[str] = Counter()
         self.stopped = False
         self._on_event = on_event

@@ -7,7 +7,6 @@ Letting go of a free one means that the wake-up is pending already, so that erro
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import socket
 import sys
@@ -39,12 +38,6 @@ def time_asleep() -> float:
     if _ALL_TIME is None:
         return 0.0
     return time.clock_gettime(_ALL_TIME) - time.monotonic()
-
-
-def processors() -> int:
-    """How many this process may run on."""
-    usable = getattr(os, "sched_getaffinity", None)
-    return len(usable(0)) if usable else os.cpu_count() or 1
 
 
 class Baton:

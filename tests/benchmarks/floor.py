@@ -3,7 +3,7 @@
 Two processes throw 140 bytes to and fro over plain UDP on loopback, each computing for so many microseconds before it
 sends. What a round trip takes beyond twice that is the system's: system calls, and the other processor, which fell
 asleep meanwhile and has to be woken; or which stayed awake, asking again and again whether something has come (as
-``BusyPoll`` in srmudp/sockets/reading.py does, if it pays). Nothing of srmudp is in it.
+srmudp/sockets/busy_poll.py has it, if it pays). Nothing of srmudp is in it.
 """
 
 from __future__ import annotations

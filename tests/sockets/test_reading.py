@@ -14,8 +14,7 @@ from srmudp.models import Address
 from srmudp.sockets import driver as module
 from srmudp.sockets import gathering, reading
 from srmudp.sockets.driver import Driver
-from srmudp.sockets.reading import AWAKE, EARNED, GRACE, LEASE, STEP, BusyPoll, Lease
-from srmudp.sockets.waiting import Poller
+from srmudp.sockets.reading import GRACE, LEASE, STEP, Lease
 from srmudp.transports.base import Batch
 
 from .conftest import Rig, reach
@@ -195,100 +194,6 @@ def test_while_others_wait_the_receiver_thread_takes_over_at_once(clock: Clock) 
     assert lease.lasts
 
 
-# --- awake or asleep ---
-
-
-class Waits:
-    """A poller that only writes down how it was waited for."""
-
-    def __init__(self) -> None:
-        self.awake: list[float] = []
-        self.asleep: list[float] = []
-        self.in_the_way = False
-
-    def stay_awake(self, seconds: float) -> bool:
-        self.awake.append(seconds)
-        return not self.in_the_way
-
-    def until_readable(self, timeout: float) -> bool:
-        self.asleep.append(timeout)
-        return True
-
-
-def quickly(busy: BusyPoll, waits: Waits, count: int, source: Address = SOMEWHERE) -> int:
-    """``count`` messages are waited for, and each comes soon. Returns for how many the reader stayed awake."""
-    before = len(waits.awake)
-    for _ in range(count):
-        assert busy.until_readable(1.0, 0.0)
-        busy.note(source, AWAKE / 2)
-    return len(waits.awake) - before
-
-
-@pytest.fixture
-def waits() -> Waits:
-    return Waits()
-
-
-@pytest.fixture
-def busy(waits: Waits) -> BusyPoll:
-    return BusyPoll(waits, 2)  # type: ignore[arg-type]
-
-
-def test_in_a_quick_conversation_one_stays_awake(busy: BusyPoll, waits: Waits) -> None:
-    assert quickly(busy, waits, 1 + EARNED) == 0, "the first comes from elsewhere than the one before"
-    assert quickly(busy, waits, 100) == 100
-    assert set(waits.awake) == {AWAKE}
-    assert waits.asleep == [1.0] * len(waits.asleep), "and sleeps when nothing has come"
-
-
-def test_one_stays_awake_once_for_each_message_and_no_longer_than_one_waits(busy: BusyPoll, waits: Waits) -> None:
-    quickly(busy, waits, 2 * EARNED)
-    waits.awake.clear()
-    busy.until_readable(AWAKE / 8, 0.0)
-    busy.until_readable(1.0, AWAKE / 4)  # something came, but no message of it
-    busy.until_readable(1.0, AWAKE)
-    busy.until_readable(1.0, 10 * AWAKE)
-    assert waits.awake == [AWAKE / 8, AWAKE * 3 / 4]
-
-
-@pytest.mark.parametrize("waited", [AWAKE, 1.0, inf])
-def test_who_waits_in_vain_goes_to_sleep(busy: BusyPoll, waits: Waits, waited: float) -> None:
-    quickly(busy, waits, 1000)
-    waits.awake.clear()
-    for _ in range(1000):
-        busy.until_readable(1.0, 0.0)
-        busy.note(None if waited == inf else SOMEWHERE, waited)
-    assert len(waits.awake) <= 4
-    assert quickly(busy, waits, EARNED) == 0, "it is to be earned anew"
-    assert quickly(busy, waits, 10) >= 9
-
-
-def test_one_message_in_ten_may_be_late(busy: BusyPoll, waits: Waits) -> None:
-    quickly(busy, waits, 100)
-    for _ in range(100):
-        assert quickly(busy, waits, 9) == 9
-        busy.note(SOMEWHERE, 1.0)
-
-
-def test_of_many_peers_none_is_waited_for_awake(busy: BusyPoll, waits: Waits) -> None:
-    """Each speaks now and then, however often they do together."""
-    for number in range(1000):
-        quickly(busy, waits, 1, Address("192.0.2.1", 1 + number % 5))
-    assert not waits.awake
-
-
-def test_on_one_processor_one_sleeps(waits: Waits) -> None:
-    assert quickly(BusyPoll(waits, 1), waits, 100) == 0  # type: ignore[arg-type]
-
-
-def test_where_others_want_the_processor_one_seldom_is_in_their_way(busy: BusyPoll, waits: Waits) -> None:
-    quickly(busy, waits, 1000)
-    waits.in_the_way = True
-    assert quickly(busy, waits, 1000) < 270, "of four messages one, beside what was earned before"
-    waits.in_the_way = False
-    assert quickly(busy, waits, 100) > 90
-
-
 # --- with a driver ---
 
 
@@ -391,32 +296,6 @@ def test_what_comes_alone_costs_one_call(monkeypatch: pytest.MonkeyPatch) -> Non
         assert [buffer[:1] for _, buffer in bench.handled] == [b"1", b"2", b"\0", b"3", b"4", b"5"]
     finally:
         bench.driver.stop()
-
-
-def test_only_messages_say_how_the_next_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not what else comes, which anybody can send."""
-    noted: list[tuple[object, float]] = []
-    monkeypatch.setattr(BusyPoll, "note", lambda busy, source, waited: noted.append((source, waited)))
-    bench.transport.arrive(b"1", source=Address("192.0.2.66", 6))
-    assert bench.driver.read_until(lambda: None, time.monotonic() + 0.01) is None
-    assert [source for source, _ in noted] == [None]
-    bench.transport.arrive(b"2")
-    began = time.monotonic()
-    assert bench.driver.read_until(bench.has(2), None)
-    took = time.monotonic() - began
-    assert noted[1][0] == SOMEWHERE
-    assert 0 <= noted[1][1] <= took
-
-
-def test_a_quick_conversation_is_waited_for_awake(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    awake: list[float] = []
-    monkeypatch.setattr(reading, "AWAKE", 1000.0)  # whatever this machine takes
-    monkeypatch.setattr(bench.driver._busy_poll, "_processors", 2)
-    monkeypatch.setattr(Poller, "stay_awake", lambda poller, seconds: awake.append(seconds) is None)
-    for number in range(1, 3 * EARNED):
-        bench.transport.arrive(b"%d" % number)
-        assert bench.driver.read_until(bench.has(number), time.monotonic() + 5)
-    assert len(awake) == 2 * EARNED - 2
 
 
 def test_waiting_ends_in_time_and_when_the_driver_stops(bench: Bench) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import threading
 from queue import Empty, SimpleQueue
@@ -10,7 +9,7 @@ from queue import Empty, SimpleQueue
 import pytest
 
 from srmudp.sockets import waiting
-from srmudp.sockets.waiting import Baton, Poller, Topics, Wakeup, processors, take
+from srmudp.sockets.waiting import Baton, Poller, Topics, Wakeup, take
 
 
 def test_a_wake_up_before_the_sleep_counts_once() -> None:
@@ -148,7 +147,3 @@ def test_waiting_awake_ends_when_something_comes() -> None:
     assert poller.until_readable(1000) is True
     transport.close()
     wakeup.close()
-
-
-def test_processors_are_those_this_process_may_use() -> None:
-    assert 1 <= processors() <= (os.cpu_count() or 1)

@@ -45,6 +45,8 @@ _CALLS = 32
 """Calls in one turn after which a task lets others have theirs."""
 _RETRY = 0.05
 """Seconds after a fault of our own until the next attempt."""
+_HELD_UP = 0.0005
+"""Seconds that a turn takes if something else had the processor; one that finds nothing to do takes 0.00003."""
 
 
 class Driver(Runner):
@@ -70,6 +72,9 @@ class Driver(Runner):
         self._rest: Transmit | None = None  # what the system did not take
         self._blocked = False
         self._jobs = 0
+        self._turning: asyncio.Handle | None = None
+        self._turned_at = 0.0
+        self._awake_until = -inf
 
     def start(self) -> None:
         """Begin to read.
@@ -185,6 +190,38 @@ class Driver(Runner):
                 await waiter.sleep(remaining)
             finally:
                 self.topics.discard(topics, waiter)
+
+    # --- staying awake ---
+
+    def begin_wait(self) -> float:
+        """A task is about to wait for a message. Returns the time.
+
+        In a quick conversation the loop then turns again and again, for a moment, before it sleeps: see
+        :mod:`..busy_poll`. Whatever else there is to do in the loop is done in each of these turns.
+        """
+        now = monotonic()
+        awake = self._busy_poll.time_left(0.0)
+        if awake > 0:
+            self._awake_until = now + awake
+            self._turned_at = now
+            if self._turning is None:
+                self._turning = self.loop.call_soon(self._turn)
+        return now
+
+    def end_wait(self, source: object, began: float) -> None:
+        """The wait that began then is over; ``source`` is None if no message came."""
+        self._awake_until = -inf
+        self._busy_poll.on_waited(source, monotonic() - began)
+
+    def _turn(self) -> None:
+        self._turning = None
+        now = monotonic()
+        if now < self._awake_until and not self.stopped:
+            if now - self._turned_at > _HELD_UP:
+                self._busy_poll.on_held_up()
+            else:
+                self._turned_at = now
+                self._turning = self.loop.call_soon(self._turn)
 
     def _interrupted(self, error: BaseException) -> None:
         """``error`` left a call to the endpoint half done."""
@@ -409,7 +446,7 @@ class Driver(Runner):
                 for descriptor in {self.transport.fileno(), spread_fileno(self.transport)} - {-1}:
                     self.loop.remove_reader(descriptor)
                 self.loop.remove_writer(self.transport.fileno())
-        for handle in (self._flushing, self._reading, self._timer):
+        for handle in (self._flushing, self._reading, self._timer, self._turning):
             if handle is not None:
                 handle.cancel()
         self._rest = None

@@ -256,7 +256,11 @@ class Engine(Core[Delivery]):
             await asyncio.sleep(0)
         letter = inbox.get_now()
         if letter is None and timeout != 0:
-            letter = await inbox.get(timeout)
+            began = driver.begin_wait()
+            try:
+                letter = await inbox.get(timeout)
+            finally:
+                driver.end_wait(None if letter is None else letter[0].peer, began)
         if letter is None:
             return None
         # Nothing is waited for from here on: a task that is cancelled has not taken it.
