@@ -16,9 +16,9 @@ EARNED: Final = 8
 """Messages in a row, each within :data:`AWAKE`, until the next one is awaited awake."""
 _MOST: Final = 32
 """Such messages that count."""
-_LATE: Final = 8
+_COST_OF_LATE: Final = 8
 """How many of them one undoes that took longer, or came from elsewhere."""
-_HELD_UP: Final = 4
+_COST_OF_HELD_UP: Final = 4
 """How many it costs to have been in somebody's way. So it seldom is, where the processors are busy."""
 
 
@@ -33,7 +33,8 @@ class BusyPoll:
 
     One stays awake for a peer whose last messages came within :data:`AWAKE` each. Nobody does at the pace of a person,
     of a game or of the Internet; nor for many peers who speak now and then, though it may be as often in sum; nor for
-    datagrams that no message comes of: no stranger can keep a processor busy.
+    datagrams that no message comes of: no stranger can keep a processor busy. A peer can, by messages without end,
+    as it could anyhow.
 
     Not thread-safe.
 
@@ -58,7 +59,7 @@ class BusyPoll:
 
     def on_held_up(self) -> None:
         """Something else wanted the processor, or the interpreter, meanwhile."""
-        self._credit -= _HELD_UP
+        self._credit -= _COST_OF_HELD_UP
 
     def on_waited(self, source: object, waited: float) -> None:
         """The wait for a message is over.
@@ -72,4 +73,4 @@ class BusyPoll:
                 self._credit += 1
         else:
             self._source = source
-            self._credit = max(0, self._credit - _LATE)
+            self._credit = max(0, self._credit - _COST_OF_LATE)
