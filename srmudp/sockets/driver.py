@@ -324,9 +324,10 @@ class Driver(Runner):
                         self._hand_over()
                 try:
                     awake = min(until - now, self._busy_poll.time_left(now - entered))
-                    if awake > 0 and not self._readers_poller.stay_awake(awake):
-                        self._busy_poll.on_held_up()
-                    woken = self._readers_poller.until_readable(until - now)
+                    if awake > 0 and self._readers_poller.stay_awake(awake, self._busy_poll.on_held_up):
+                        woken = False  # or the next time, for a nudge stays until it is cleared
+                    else:
+                        woken = self._readers_poller.until_readable(until - now)
                 except (OSError, ValueError):
                     if self.stopped:  # the descriptors are closed
                         return None

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Protocol, TypeVar
@@ -208,23 +208,26 @@ class Poller:
                 writable = writing
         return woken, writable
 
-    def stay_awake(self, seconds: float) -> bool:
-        """Ask again and again, ``seconds`` at most, until :meth:`until_readable` would return at once.
+    def stay_awake(self, seconds: float, on_held_up: Callable[[], None]) -> bool:
+        """Ask again and again, ``seconds`` at most, until woken or the transport is readable. Returns whether it is so.
 
-        Returns:
-            False if asking took far longer than it does: another thread had the interpreter or another program this
-            processor, and they can have it now.
+        Args:
+            on_held_up: called if asking took far longer than it does: another thread had the interpreter or another
+                program this processor. They can have it now, so it returns False then.
         """
         poll = self._poll
         if poll is None or self._watched != select.POLLIN:
-            return True
+            return False
         now = monotonic()
         until = now + seconds
-        while now < until and not poll.poll(0):
+        while now < until:
+            if poll.poll(0):
+                return True
             asked, now = now, monotonic()
             if now - asked > _HELD_UP:
-                return False
-        return True
+                on_held_up()
+                break
+        return False
 
     def until_readable(self, timeout: float) -> bool:
         """Sleep until woken or the transport is readable, ``timeout`` seconds at most. Returns whether it was woken."""

@@ -146,9 +146,9 @@ def test_a_thread_in_a_quick_conversation(reader: Rig, monkeypatch: pytest.Monke
     monkeypatch.setattr(reader.engine.driver._busy_poll, "_processors", 2)
     awake: list[float] = []
 
-    def stay_awake(poller: Poller, seconds: float) -> bool:
+    def stay_awake(poller: Poller, seconds: float, on_held_up: Callable[[], None]) -> bool:
         awake.append(seconds)
-        return True
+        return len(awake) % 2 == 0  # when it saw something, and when it did not
 
     monkeypatch.setattr(Poller, "stay_awake", stay_awake)
     for number in range(100):
