@@ -27,7 +27,7 @@ _SLICE = 0.2 if sys.platform == "win32" else threading.TIMEOUT_MAX
 """Longest single wait in seconds. On Windows a thread that waits for a lock does not notice Ctrl-C."""
 
 _HELD_UP = 0.0001
-"""Seconds that asking about two descriptors takes if something else ran meanwhile; it takes 0.000002."""
+"""Seconds that asking about two descriptors takes if something else ran meanwhile; otherwise 0.000001."""
 
 
 def time_asleep() -> float:
@@ -210,6 +210,8 @@ class Poller:
 
     def stay_awake(self, seconds: float, on_held_up: Callable[[], None]) -> bool:
         """Ask again and again, ``seconds`` at most, until woken or the transport is readable. Returns whether it is so.
+
+        Where the system has no ``poll`` it returns False at once.
 
         Args:
             on_held_up: called if asking took far longer than it does: another thread had the interpreter or another

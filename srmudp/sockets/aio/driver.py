@@ -46,7 +46,7 @@ _CALLS = 32
 _RETRY = 0.05
 """Seconds after a fault of our own until the next attempt."""
 _HELD_UP = 0.0005
-"""Seconds that a turn takes if something else had the processor; one that finds nothing to do takes 0.00003."""
+"""Seconds that a turn takes if something else had the processor; one that finds nothing to do takes 0.000005."""
 
 
 class Driver(Runner):
