@@ -41,11 +41,14 @@ class AckTiming:
         return self._datagrams > 0
 
     def waits(self, now: float) -> bool:
-        """True while even a record that leaves anyway need not carry an acknowledgement: one left a moment ago.
+        """True while even a record that leaves anyway need not carry an acknowledgement: a later one will do.
 
-        Where questions and answers follow each other so fast, acknowledging each would cost as much as the rest of it.
+        Where questions and answers follow each other fast, acknowledging each would cost as much as the rest of it. So
+        that none has to leave for it alone, there must be room and time for another one such as came since the last.
         """
-        return not self.now and self._bytes < FULL // 2 and now - self._sent_at < self._delay / 2
+        since, count = now - self._sent_at, self._datagrams or 1
+        more = 1 + 1 / count
+        return not self.now and more * self._bytes < FULL and more * since < self._delay
 
     def on_record(self, datagrams: int, size: int, in_order: bool) -> None:
         """A record that elicits an acknowledgement was opened."""

@@ -33,7 +33,7 @@ def _echo(net: SimNet, a: SimNode, b: SimNode, rounds: int) -> None:
     assert net.run_until(lambda: not left, rounds * 0.05)
 
 
-@pytest.mark.parametrize("latency", [50e-6, 0.002, 0.02])
+@pytest.mark.parametrize("latency", [50e-6, 0.0003, 0.0007, 0.0012, 0.002, 0.0024, 0.02])
 def test_an_echo_takes_one_datagram_each_way(latency: float) -> None:
     """And now and then one more: an acknowledgement of its own, where a number was left out on purpose."""
     net, a, b = pair(link=Link(latency=latency))
@@ -45,14 +45,14 @@ def test_an_echo_takes_one_datagram_each_way(latency: float) -> None:
 
 
 def test_in_a_fast_exchange_not_every_message_carries_an_acknowledgement() -> None:
-    """One in a thousand bytes, or in half the delay of acknowledgements: it costs as much as all the rest."""
+    """One in two thousand bytes, or in the delay of acknowledgements: it costs as much as all the rest."""
     net, a, b = pair(link=LAN)
     _echo(net, a, b, 20)
     record = Recorder(net)
     _echo(net, a, b, 200)
     for end in (a, b):
         lengths = Counter(len(datagram.data) for datagram in record.of(RECORD, source=end))
-        assert lengths.most_common(1)[0][1] > 150, "with nothing but the message"
+        assert lengths.most_common(1)[0][1] > 175, "with nothing but the message"
     net.run(0.02)
     assert not a.node.pending
     assert not b.node.pending, "each is told soon of the last ones"
@@ -76,7 +76,7 @@ def test_a_small_message_overtakes_a_large_one_in_flight() -> None:
     b.on_event = note
     large = send(a, b, bytes(16 << 20))
     waits: list[float] = []
-    net.run(0.4)
+    net.run(0.6)
     for number in range(8):
         net.run(0.05)
         began, word = net.now, b"word %3d" % number
