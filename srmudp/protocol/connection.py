@@ -53,6 +53,8 @@ from .unreliable import OutgoingUnreliable, UnreliableReceiveHalf, UnreliableSen
 
 MIN_PLAINTEXT: Final = 16
 """Shorter records are padded to it, so that a path challenge is no larger than the record that provoked it."""
+COMPANY: Final = 32
+"""Bytes that a message leaves in its datagram for an acknowledgement and news to travel with it: without gaps 20."""
 PING_EVERY: Final = 8
 """Every so many acks without anything else ask for an ack themselves, so that old ranges can be forgotten."""
 NO_MEMORY: Final = bytes(8)
@@ -561,7 +563,11 @@ class Connection:
         if not self._peer_started:
             return None
         mtu = discovery.mtu
-        if not self._resends and sending.is_brief(single_room(mtu) // 2) and allowance.one(recovery, mtu):
+        if not self._resends and sending.is_brief(single_room(mtu) - COMPANY) and allowance.one(recovery, mtu):
+            if self._start_acked and recovery.probes < 2 and not self.unreliable_out.queue and self._acks.waits(now):
+                lone = sending.take_brief()
+                if lone is not None:
+                    return self._seal(session, recovery, lone[0], [lone[1]], [], [], None, now)
             return self._single(session, recovery, now)
         segments = allowance.datagrams(recovery, sending.next_size, now)
         if not segments:
@@ -583,7 +589,7 @@ class Connection:
 
     def _bulk(self, session: Session, recovery: Recovery, segments: int, now: float) -> tuple[bytes, int] | None:
         """A record of several datagrams with parts of one channel, if there is enough for one."""
-        if self.sending.next_size() <= single_room(recovery.path.mtu) // 2:
+        if self.sending.next_size() <= single_room(recovery.path.mtu) - COMPANY:
             return None
         out: list[bytes | memoryview] = []
         chunks: list[Chunk] = []

@@ -454,6 +454,32 @@ class SendHalf:
             return False
         return state.waiting[0].size + MAX_PART_HEADER <= limit
 
+    def take_brief(self) -> tuple[bytes, Chunk] | None:
+        """The frame of the one message that :meth:`is_brief` found, and what to report as acked or lost later.
+
+        None without credit for it. As :meth:`fill`, in half the steps: so go most messages of a conversation.
+        """
+        state = self.rotation[0]
+        message = state.waiting[0]
+        size = message.size
+        charge = OVERHEAD + size
+        if state.charged + charge > self.channel_window or self.charged + charge > self.connection_window:
+            return None
+        # In this order recount() can tell how far it came.
+        message.sequence = sequence = state.next_sequence
+        state.started.append(message)
+        state.next_sequence = sequence + 1
+        state.waiting.popleft()
+        message.charge = charge
+        message.sent = size
+        state.charged += charge
+        self.charged += charge
+        if message.priority:
+            state.unrank(message.priority)
+        self.rotation.popleft()
+        self._in_rotation.discard(state.number)
+        return whole_message_header(state.number, sequence, size) + message.content, (message, 0, size)
+
     def next_size(self) -> int:
         """At least how many bytes the channel whose turn it is has to send; credit apart."""
         if not self.rotation:

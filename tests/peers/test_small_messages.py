@@ -16,7 +16,7 @@ from tests.simnet import Link, SimNet, SimNode, take_messages
 LAN = Link(latency=50e-6)
 
 
-def _echo(net: SimNet, a: SimNode, b: SimNode, rounds: int) -> None:
+def _echo(net: SimNet, a: SimNode, b: SimNode, rounds: int, size: int = 100) -> None:
     """One message there and back at a time; both take it first and answer then, as two calls of a program."""
     left = rounds
 
@@ -29,17 +29,18 @@ def _echo(net: SimNet, a: SimNode, b: SimNode, rounds: int) -> None:
                 net.after(0.0, lambda: send(sim, b if sim is a else a, event.content))
 
     a.on_event = b.on_event = answer
-    send(a, b, b"x" * 100)
+    send(a, b, b"x" * size)
     assert net.run_until(lambda: not left, rounds * 0.05)
 
 
 @pytest.mark.parametrize("latency", [50e-6, 0.0003, 0.0007, 0.0012, 0.002, 0.0024, 0.02])
-def test_an_echo_takes_one_datagram_each_way(latency: float) -> None:
+@pytest.mark.parametrize("size", [100, 600, 1050])
+def test_an_echo_takes_one_datagram_each_way(latency: float, size: int) -> None:
     """And now and then one more: an acknowledgement of its own, where a number was left out on purpose."""
     net, a, b = pair(link=Link(latency=latency))
     _echo(net, a, b, 20)
     record = Recorder(net)
-    _echo(net, a, b, 200)
+    _echo(net, a, b, 200, size)
     for end in (a, b):
         assert 200 <= len(record.of(RECORD, source=end)) <= 206
 

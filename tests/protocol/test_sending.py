@@ -438,6 +438,47 @@ def test_the_same_instance_that_remembers_nothing() -> None:
     assert sum(len(part[4]) for part in parts) == 3000
 
 
+@pytest.mark.parametrize("size", [0, 1, 100, 1000, 20_000])
+@pytest.mark.parametrize("priority", [0, 2])
+def test_a_brief_message_goes_as_fill_would_send_it(size: int, priority: int) -> None:
+    senders = half(), half()
+    for sender in senders:
+        sender.add(0, 3, b"before", None)
+        drain(sender)
+        sender.add(1, 3, b"x" * size, None, priority)
+        assert sender.is_brief(size + MAX_PART_HEADER)
+    out: list[bytes | memoryview] = []
+    chunks: list[Chunk] = []
+    senders[0].fill(30_000, out, chunks, one_channel=False)
+    taken = senders[1].take_brief()
+    assert taken is not None
+    frame, (message, start, stop) = taken
+    assert frame == b"".join(out)
+    assert [(chunk[1:], chunk[0].sequence) for chunk in chunks] == [((start, stop), message.sequence)]
+    for sender in senders:
+        consistent(sender)
+        assert not sender.has_work
+        assert not sender.channels[3].ranks
+    assert senders[0].charged == senders[1].charged
+    for sender in senders:
+        sender.on_taken(3, 2)
+        assert sender.settled == [(0, None), (1, None)]
+        assert not sender.charged
+
+
+@pytest.mark.parametrize("windows", [(OVERHEAD + 150, WINDOW), (WINDOW, OVERHEAD + 150)])
+def test_a_brief_message_waits_for_credit(windows: tuple[int, int]) -> None:
+    sender = half(*windows)
+    sender.add(0, 0, b"x" * 100, None)
+    assert sender.take_brief() is not None
+    sender.add(1, 0, b"y" * 100, None)
+    assert sender.is_brief(1000)
+    assert sender.take_brief() is None
+    consistent(sender)
+    sender.on_taken(0, 1)
+    assert drain(sender)[0] == [(0, 1, 0, 100, b"y" * 100)]
+
+
 @pytest.mark.parametrize("again", ["synchronise", "recount"])
 def test_a_message_that_began_without_a_byte_is_not_sent_as_empty(again: str) -> None:
     """The window had room for its overhead alone. A part without data of a message with data is a broken record."""
@@ -534,6 +575,27 @@ def test_recount_mends_whatever_an_interrupt_left_undone(what: str) -> None:
         consistent(sender)
         _finish(sender, 2 if what in ("taken", "synchronise") else 0)
     assert step > 3
+
+
+def test_an_interrupt_while_a_brief_message_is_taken_loses_nothing() -> None:
+    step = 0
+    while True:
+        step += 1
+        sender = half()
+        sender.add(0, 0, b"before", None)
+        _, chunks = drain(sender)
+        sender.add(1, 0, b"brief", None, 2)
+        if not interrupted_at(step, sender.take_brief):
+            break
+        lose(sender, chunks)
+        sender.recount()
+        consistent(sender)
+        parts, _ = drain(sender)
+        assert sorted(parts) == [(0, 0, 0, 6, b"before"), (0, 1, 0, 5, b"brief")]
+        sender.on_taken(0, 2)
+        assert sender.settled == [(0, None), (1, None)]
+        assert not sender.charged
+    assert step > 10
 
 
 @pytest.mark.parametrize("size", [0, 3000])
