@@ -260,8 +260,10 @@ class Connection:
 
     def has_room(self, size: int) -> bool:
         """Whether the send queue takes ``size`` more bytes."""
-        limit, pending = self._config.send_queue - size, self.pending
-        if not pending or self.queued_bytes + OVERHEAD * pending <= limit:  # mostly so, and sooner said than crowding
+        limit, sending, unreliable = self._config.send_queue - size, self.sending, self.unreliable_out
+        pending = sending.queued_messages + unreliable.pending
+        # Mostly so, and sooner said than crowding.
+        if not pending or sending.queued_bytes + unreliable.queued_bytes + OVERHEAD * pending <= limit:
             return True
         return self.crowding <= limit
 

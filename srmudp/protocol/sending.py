@@ -168,7 +168,8 @@ class SendHalf:
             self._look_at = min(self._look_at, when) if self._expiring else when
             self._expiring += 1
         if channel not in self._in_rotation:
-            self._rotate_in(state)
+            self._in_rotation.add(channel)
+            self.rotation.append(state)
 
     @property
     def all_arrived(self) -> bool:

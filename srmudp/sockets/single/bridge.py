@@ -178,7 +178,7 @@ class Bridge:
         """True if nothing that the application's socket has written by :meth:`write` waits in the pair."""
         return self._written <= self._pumped
 
-    def write(self, send: Callable[[memoryview], int], data: memoryview) -> int:
+    def write(self, send: Callable[[bytes | memoryview], int], data: bytes | memoryview) -> int:
         """``send(data)``, which writes into the outer end and does not wait. Bytes it took."""
         with self._counting:
             sent = send(data)

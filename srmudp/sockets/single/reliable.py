@@ -27,7 +27,7 @@ from .flavours import Flavour, Meeting, host_and_port, meetings, pem_of, read_ar
 from .handle import UdpHandle
 from .line import BROADCASTS, Line
 from .stream import StreamEnd
-from .surface import StreamSurface, bytes_of, no_flags, not_here
+from .surface import StreamSurface, bytes_of, no_flags, not_here, whole_of
 
 BroadcastHook = Callable[[Packet, "SecureReliableSocket"], object]
 MessageHook = Callable[[Packet, tuple[str, int], "SecureReliableSocket"], object]
@@ -300,32 +300,32 @@ class SecureReliableSocket(StreamSurface):
             BlockingIOError: a stream that does not block has no room.
             TypeError: ``data`` is not bytes-like.
         """
-        view = bytes_of(data)
+        whole = bytes_of(data)
         no_flags(flags)
         stream = self._stream
-        if not view:
+        if not whole:
             return 0
         if stream is not None and self.gettimeout() == 0.0:
-            return stream.send_some(view, super().send)
-        self._send_all(view)
-        return len(view)
+            return stream.send_some(whole, super().send)
+        self._send_all(whole)
+        return len(whole)
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """As :meth:`send`, but always all of it. Calls of several threads do not mix."""
-        view = bytes_of(data)
-        no_flags(flags)
-        if view:
-            self._send_all(view)
+        whole = bytes_of(data)
+        if flags:
+            no_flags(flags)
+        if whole:
+            self._send_all(whole)
 
-    def _send_all(self, view: memoryview) -> None:
+    def _send_all(self, data: bytes | memoryview) -> None:
         line, stream = self._line, self._stream
         if line is None or self._shut:
             raise ConnectionAbortedError("disconnected")
         if stream is not None:
-            stream.send_all(view)
+            stream.send_all(data)
         else:
-            whole = view.obj
-            line.push(whole if type(whole) is bytes and len(whole) == len(view) else view.tobytes())
+            line.push(whole_of(data))
 
     def recv(self, bufsize: int = 1024, flags: int = 0, /) -> bytes:
         """The next bytes of a stream, at most ``bufsize``; ``b""`` at its end, when closed, or not yet connected.
@@ -442,10 +442,10 @@ class SecureReliableSocket(StreamSurface):
             ConnectionAbortedError: not connected.
             MessageTooBig: larger than ``Config.unreliable_queue``.
         """
-        view = bytes_of(data)
+        whole = whole_of(bytes_of(data))
         if self._line is None or self._shut:
             raise ConnectionAbortedError("disconnected")
-        self._line.push(view.tobytes(), BROADCASTS, False)
+        self._line.push(whole, BROADCASTS, False)
 
     # --- hooks ---
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..runner import Reentered
 from .line import LOOK_AGAIN, PIECE
+from .surface import whole_of
 
 if TYPE_CHECKING:
     from .bridge import Bridge
@@ -120,7 +121,7 @@ class StreamEnd:
 
     # --- writing ---
 
-    def send_all(self, data: memoryview) -> None:
+    def send_all(self, data: bytes | memoryview) -> None:
         """Send ``data``, waiting for room as long as it takes; nothing of other calls gets in between.
 
         Raises:
@@ -137,14 +138,14 @@ class StreamEnd:
                 if self._bridged:
                     self._bridge.wait_drained()
                 if len(data) < PIECE:
-                    self._line.push(_whole(data))
+                    self._line.push(whole_of(data))
                     return
                 for pieces in _pieces(data):
                     self._line.push_all(pieces)
             finally:
                 self._writer = None
 
-    def send_some(self, data: memoryview, through_pair: Callable[[memoryview], int]) -> int:
+    def send_some(self, data: bytes | memoryview, through_pair: Callable[[bytes | memoryview], int]) -> int:
         """Send of ``data`` what there is room for at once.
 
         Args:
@@ -198,25 +199,21 @@ class StreamEnd:
             raise ConnectionAbortedError("disconnected")
 
 
-def _whole(data: memoryview) -> bytes:
-    whole = data.obj
-    return whole if type(whole) is bytes and len(whole) == len(data) else data.tobytes()
-
-
-def _pieces(data: memoryview) -> Iterator[deque[bytes | memoryview]]:
+def _pieces(data: bytes | memoryview) -> Iterator[deque[bytes | memoryview]]:
     """``data`` in messages, several together. All but the last message have the length that says so."""
     size = len(data)
     if size < PIECE:
-        yield deque((_whole(data),))
+        yield deque((whole_of(data),))
         return
-    fixed = type(data.obj) is bytes  # nobody can change it while it waits: large data need not be copied
+    view = memoryview(data)
+    fixed = type(view.obj) is bytes  # nobody can change it while it waits: large data need not be copied
     start = 0
     while start < size:
         pieces: deque[bytes | memoryview] = deque()
         while start < size and len(pieces) < _TOGETHER:
             # A last piece of that length would say that more follows.
             end = size - 1 if size - start == PIECE else start + PIECE
-            pieces.append(data[start:end] if fixed else data[start:end].tobytes())
+            pieces.append(view[start:end] if fixed else view[start:end].tobytes())
             start = end
         yield pieces
 

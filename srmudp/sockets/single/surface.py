@@ -117,8 +117,10 @@ class StreamSurface(socket.socket, ABC):
         raise TypeError("a SecureReliableSocket holds keys and an open port and cannot be copied or pickled")
 
 
-def bytes_of(data: Any) -> memoryview:
+def bytes_of(data: Any) -> bytes | memoryview:
     """``data`` byte by byte."""
+    if type(data) is bytes:
+        return data
     if isinstance(data, str):
         raise TypeError("send() takes bytes, not str: use text.encode()")
     try:
@@ -126,6 +128,14 @@ def bytes_of(data: Any) -> memoryview:
     except TypeError:
         raise TypeError(f"send() takes a bytes-like object, not {type(data).__name__}") from None
     return view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
+
+
+def whole_of(data: bytes | memoryview) -> bytes:
+    """What :func:`bytes_of` gave as bytes that nobody can change, copied if they are not."""
+    if isinstance(data, bytes):
+        return data
+    whole = data.obj
+    return whole if type(whole) is bytes and len(whole) == len(data) else data.tobytes()
 
 
 def no_flags(flags: int) -> None:
