@@ -31,6 +31,13 @@ GRACE: Final = 0.003
 STEP: Final = 0.005
 """Seconds between looks of the receiver thread while readers come and go all the time, and so the longest that the
 socket goes unread when the last one has gone. As long as an acknowledgement may wait: it is not late for one."""
+QUICK: Final = 0.001
+"""Seconds from one coming of readers to the next, in the mean at most, while an exchange is quick."""
+QUICK_STEP: Final = 0.02
+"""Seconds between such looks that are reached in the course of a quick exchange: each look may hold up the reader. What
+comes first after its end is seen to so much later, once."""
+_GROWTH: Final = 1.25
+"""From look to look. So a step is a fifth of the time that the exchange has been quick, at most."""
 _STILL: Final = 4
 """Looks at a reader that stays before the receiver thread sleeps for longer. Being woken costs as much as two looks."""
 
@@ -44,7 +51,7 @@ class Lease:
 
     Attributes:
         looks_at: when a reader will look at the deadlines, or the receiver thread in its place; ``-inf``: it is awake,
-            or back within :data:`STEP`; ``inf``: neither does. Whoever raises it to ``inf`` looks at the deadlines
+            or back within its step; ``inf``: neither does. Whoever raises it to ``inf`` looks at the deadlines
             afterwards, and whoever sets one looks at this afterwards: one of the two sees the other.
     """
 
@@ -102,7 +109,7 @@ class Lease:
         now = monotonic()
         self._until = now + GRACE
         sleeps_until = self._sleeps_until
-        if sleeps_until > now + STEP:
+        if sleeps_until > now + STEP and sleeps_until > now + self._step:
             self._wake()
         # If it is awake it may be reading for a while.
         self.looks_at = inf if sleeps_until == -inf else -inf
@@ -126,7 +133,7 @@ class Lease:
 
     def waive(self) -> None:
         """This thread is about to wait for something else: unless another one reads, the receiver thread is to."""
-        if self._holder is None and self.lasts:
+        if self._holder is None and (self.lasts or self._sleeps_until > -inf):
             self.end()
 
     def nudge(self) -> None:
@@ -143,19 +150,28 @@ class Lease:
         now, until, turns = monotonic(), self._until, self._turns
         if until <= now:
             return self._take_over()
+        looks = now + self._step
         if turns != self._seen:
-            comes_and_goes = self._still < _STILL
+            self._step = step = GRACE if self._still >= _STILL else self._next_step(turns - self._seen)
             self._seen, self._still = turns, 0
-            self._step = min(2 * self._step, STEP) if comes_and_goes else GRACE
-            until = min(until, now + self._step)
+            looks = now + step
+            if step > STEP and until > now + GRACE - QUICK:
+                until = looks  # it is here, or left a moment ago: it will be back
         elif self._still < _STILL:
             self._still += 1
-            until = min(until, now + self._step)
-        self._sleeps_until = until
+        else:
+            looks = until
+        self._sleeps_until = until = min(until, looks)
         again = self._until  # who left before that line could not know that we sleep; who leaves after it wakes us
         if again <= now:
             return self._take_over()
-        return min(until, again) - now
+        return (min(until, again) if until > now + QUICK_STEP else until) - now
+
+    def _next_step(self, turns: int) -> float:
+        """The step after one in which readers came ``turns`` times."""
+        step = self._step
+        quick = turns * QUICK >= step
+        return max(min(2 * step, STEP), min(_GROWTH * step, QUICK_STEP) if quick else step / 2)
 
     def _take_over(self) -> float:
         self._sleeps_until = -inf

@@ -14,7 +14,7 @@ from srmudp.models import Address
 from srmudp.sockets import driver as module
 from srmudp.sockets import gathering, reading
 from srmudp.sockets.driver import Driver
-from srmudp.sockets.reading import GRACE, LEASE, STEP, Lease
+from srmudp.sockets.reading import GRACE, LEASE, QUICK_STEP, STEP, Lease
 from srmudp.transports.base import Batch
 
 from .conftest import Rig, reach
@@ -124,6 +124,96 @@ def test_the_socket_is_unread_for_a_step_at_most(clock: Clock, away: float) -> N
         clock.now += wait
     assert clock.now - left <= STEP + 1e-9
     assert clock.woken == 0
+
+
+def test_who_leaves_while_the_receiver_thread_goes_to_sleep_is_noticed(clock: Clock) -> None:
+    """It does not know yet that it would have to be woken."""
+
+    class Racing(Lease):
+        leaves = False
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name == "_sleeps_until" and self.leaves:
+                object.__setattr__(self, "leaves", False)
+                self.leave()
+            super().__setattr__(name, value)
+
+    lease = Racing(clock.wake, clock.nudge)
+    lease.enter()
+    assert lease.stand_by() == LEASE
+    clock.now += 1.0
+    assert lease.stand_by() == LEASE - 1.0
+    lease._sleeps_until = -inf  # awake
+    lease.leaves = True
+    assert 0 < lease.stand_by() <= GRACE
+    assert clock.woken == 0
+
+
+def exchange(clock: Clock, trip: float, seconds: float) -> list[float]:
+    """A reader that is away for half of each ``trip``; for how long the receiver thread slept between its looks."""
+    lease, end, looks_at, slept = clock.lease, clock.now + seconds, clock.now, []
+    lease.enter()
+    while clock.now < end:
+        for here in (True, False):
+            until = clock.now + trip / 2
+            while looks_at < until:
+                clock.now = looks_at
+                slept.append(lease.stand_by())
+                assert slept[-1] > 0, "it is back in time"
+                looks_at += slept[-1]
+            clock.now = until
+            if here:
+                woken = clock.woken
+                lease.leave()
+                if clock.woken > woken:
+                    looks_at = clock.now
+            else:
+                lease.enter()
+    lease.leave()
+    left, clock.now = clock.now, looks_at
+    while wait := lease.stand_by():
+        clock.now += wait
+    slept.append(clock.now - left)
+    return slept
+
+
+def test_in_a_quick_exchange_the_receiver_thread_looks_more_and_more_seldom(clock: Clock) -> None:
+    *looks, unread = exchange(clock, 0.0003, 1.0)
+    assert len(looks) < 80, "instead of 200"
+    assert max(looks[1:]) <= QUICK_STEP + 1e-9
+    assert unread <= QUICK_STEP + 1e-9
+    assert clock.woken <= 1
+
+
+def test_who_waits_for_something_else_after_a_quick_exchange_need_not_wait_for_the_step(clock: Clock) -> None:
+    lease = clock.lease
+    for _ in range(40):
+        for _ in range(40):
+            lease.enter()
+            lease.leave()
+        lease.enter()
+        step = lease.stand_by()
+        clock.now += step
+        lease.leave()
+    assert step == pytest.approx(QUICK_STEP)
+    lease.stand_by()
+    clock.now += 2 * GRACE
+    woken = clock.woken
+    lease.waive()
+    assert clock.woken == woken + 1
+    assert lease.stand_by() == 0.0
+
+
+@pytest.mark.parametrize("seconds", [0.005, 0.02, 0.05])
+def test_who_was_quick_for_a_moment_is_hardly_missed_for_longer(clock: Clock, seconds: float) -> None:
+    assert exchange(clock, 0.0003, seconds)[-1] <= STEP + 0.25 * seconds
+
+
+def test_a_slower_exchange_is_looked_at_as_ever(clock: Clock) -> None:
+    exchange(clock, 0.0003, 1.0)
+    *looks, unread = exchange(clock, 0.0025, 1.0)
+    assert max(looks[4:]) <= STEP + 1e-9
+    assert unread <= STEP + 1e-9
 
 
 def test_who_looks_at_the_deadlines(clock: Clock) -> None:
