@@ -16,7 +16,7 @@ EARNED: Final = 8
 """Messages in a row, each within :data:`AWAKE`, until the next one is awaited awake."""
 _MOST: Final = 32
 """Such messages that count."""
-_COST_OF_LATE: Final = 8
+_COST_OF_LATE: Final = 4
 """How many of them one undoes that took longer, or came from elsewhere."""
 _COST_OF_HELD_UP: Final = 4
 """How many it costs to have been in somebody's way. So it seldom is, where the processors are busy."""
