@@ -14,7 +14,7 @@ AWAKE: Final = 0.00075
 """Seconds that one stays awake at most. A robot's messages, a thousand a second, are farther from each other."""
 EARNED: Final = 8
 """Messages in a row, each within :data:`AWAKE`, until the next one is awaited awake."""
-_MOST: Final = 32
+_MOST: Final = 64
 """Such messages that count."""
 _COST_OF_LATE: Final = 4
 """How many of them one undoes that took longer, or came from elsewhere."""
