@@ -38,7 +38,7 @@ from ..wire.frames import (
     parse_lone_message,
     serialise,
 )
-from ..wire.packet import RECORD_OVERHEAD, RESEND_OVERHEAD, TAG, resend_segment
+from ..wire.packet import RECORD_OVERHEAD, RESEND_OVERHEAD, TAG, RecordHeader, resend_segment
 from .acking import AckTiming
 from .allowance import Allowance
 from .controls import Controls
@@ -46,7 +46,7 @@ from .credit import OVERHEAD, ReceiveBudget
 from .events import Failure
 from .receiving import ReceiveHalf
 from .records import Opened, packed
-from .recovery import ONE, STALE_RECORDS, AckOutcome, Path, Recovery, SentRecord
+from .recovery import ONE, STALE_RECORDS, AckOutcome, Path, Recovery, Segments, SentRecord
 from .sending import Chunk, SendHalf
 from .session import Session, segment_room, single_room
 from .unreliable import OutgoingUnreliable, UnreliableReceiveHalf, UnreliableSendHalf
@@ -62,6 +62,9 @@ BRIEF_CHANNELS: Final = 4
 """Channels stated in an ESTABLISHED at most: it must not be larger than the SHARED_KEY it answers."""
 
 Arrival = tuple[int, int, bytes]
+_Sealed = tuple[
+    RecordHeader, bytes | None, list[Chunk], list[Frame], list[OutgoingUnreliable], tuple[int, int] | None, float
+]
 
 
 class Connection:
@@ -93,7 +96,8 @@ class Connection:
         self.unreliable_in = UnreliableReceiveHalf(config.unreliable_queue, config.max_message_size, drops)
         self.session: Session | None = None
         self.path: Path | None = None
-        self.recovery: Recovery | None = None
+        self._recovery: Recovery | None = None
+        self._sealed: _Sealed | None = None
         self.peer_max_message: int | None = None
         self._memory = memory
         self._peer_memory = NO_MEMORY
@@ -174,7 +178,7 @@ class Connection:
         self.stop()
         self.session = session
         self.path = path
-        self.recovery = Recovery(path, now, self._random)
+        self._recovery = Recovery(path, now, self._random)
         self._start_due = True
 
     def move(self, path: Path) -> None:
@@ -190,7 +194,7 @@ class Connection:
             self._datagrams_lost_before += self.recovery.datagrams_lost
             for record in self.recovery.abandon():
                 self._send_again(record)
-        self.session = self.recovery = self.path = None
+        self.session = self._recovery = self.path = None
         self._reset_session_state()
 
     def fail_all(self, reason: Failure) -> None:
@@ -219,6 +223,13 @@ class Connection:
         self._budget.forget(self.receiving.retry)
 
     # --- what is known
+
+    @property
+    def recovery(self) -> Recovery | None:
+        """What is on its way under the present keys, and what it has shown of the path."""
+        if self._sealed is not None:
+            self._note_sealed(self._sealed)
+        return self._recovery
 
     @property
     def urgent(self) -> bool:
@@ -672,17 +683,27 @@ class Connection:
         if len(plaintext) < MIN_PLAINTEXT:
             plaintext = plaintext.ljust(MIN_PLAINTEXT, b"\x00")
         header, ciphertext, wire = session.seal(plaintext, recovery.path.discovery.mtu)
-        count = header.count
-        size = RECORD_OVERHEAD + header.size
-        if chunks or controls or unreliable:
-            kept = ciphertext if count > 1 else None
-            record = SentRecord(header, kept, chunks, controls, unreliable, ack_mark, now)
-            recovery.records[header.number] = record
-            recovery.on_sent(record, header.first, ONE if count == 1 else range(count), size, len(wire), now)
-        recovery.skips.after_record(count, session.skip)
-        self.datagrams_sent += count
+        kept = ciphertext if header.count > 1 else None
+        self._sealed = header, kept, chunks, controls, unreliable, ack_mark, now
+        self.datagrams_sent += header.count
         self.bytes_sent += len(wire)
-        return wire, size
+        return wire, RECORD_OVERHEAD + header.size
+
+    def _note_sealed(self, sealed: _Sealed) -> None:
+        """Note the record that was sealed last: when it is on its way, but before anybody asks what is."""
+        self._sealed = None
+        session, recovery, record = self.session, self._recovery, SentRecord(*sealed)
+        assert session is not None
+        assert recovery is not None
+        header, kept = record.header, record.ciphertext
+        size = total = RECORD_OVERHEAD + header.size
+        segments: Segments = ONE
+        if kept is not None:
+            segments, total = range(header.count), RECORD_OVERHEAD * header.count + len(kept)
+        if record.chunks or record.controls or record.unreliable:
+            recovery.records[header.number] = record
+            recovery.on_sent(record, header.first, segments, size, total, record.sent_at)
+        recovery.skips.after_record(header.count, session.skip)
 
     def _resend(self, session: Session, recovery: Recovery, segments: int, now: float) -> tuple[bytes, int] | None:
         """Lost segments again, as stored bytes under new transmission numbers."""

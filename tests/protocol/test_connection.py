@@ -254,6 +254,34 @@ def test_a_stop_keeps_messages_and_a_start_goes_on() -> None:
     assert duo.b.got == [(0, content)]
 
 
+def test_what_was_sealed_last_is_under_way_for_whoever_asks() -> None:
+    duo = Duo().connected()
+    duo.run(1)
+    duo.a.send(bytes(100))
+    connection = duo.a.connection
+    batch = connection.poll_transmit(duo.now)
+    assert batch is not None
+    assert connection.recovery is not None
+    assert connection.recovery.in_flight == len(batch[0])
+    assert [record.chunks[0][0].size for record in connection.recovery.records.values()] == [100]
+    assert connection.poll_transmit(duo.now) is None
+    assert connection.recovery.in_flight == len(batch[0])
+
+
+@pytest.mark.parametrize("size", [100, 5000])
+def test_what_was_sealed_last_goes_again_under_the_next_keys(size: int) -> None:
+    duo = Duo().connected()
+    duo.run(1)
+    content = random.Random(1).randbytes(size)
+    duo.a.send(content)
+    assert duo.a.connection.poll_transmit(duo.now) is not None
+    for side in duo:
+        side.connection.stop()
+    duo.start("again")
+    assert duo.run_until(lambda: duo.b.got, 10)
+    assert duo.b.got == [(0, content)]
+
+
 # --- loss, probes ---
 
 
