@@ -53,6 +53,7 @@ class Terminal:
         self._stream = pyte.ByteStream(self.screen)
         self._changed = threading.Condition()
         self.raw = bytearray()
+        self._shown: dict[str, None] = {}  # every line that has been on the screen
         self._ended = False
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -89,6 +90,7 @@ class Terminal:
                 self.raw += data
                 with contextlib.suppress(Exception):  # what the emulator does not know
                     self._stream.feed(data)
+                self._shown.update(dict.fromkeys(self.screen.display))
                 if b"\x1b[6n" in data:  # "where is the cursor?" is a question to the terminal
                     os.write(self._master, b"\x1b[1;1R")
                 self._changed.notify_all()
@@ -124,6 +126,17 @@ class Terminal:
                     raise AssertionError(f"no {texts} on the screen:\n{self.text}")
                 self._changed.wait(left)
             return self.text
+
+    def wait_until_shown(self, text: str) -> None:
+        """Wait until this has been on the screen, if only for a moment."""
+
+        def was_shown() -> bool:
+            return any(text in line for line in self._shown)
+
+        with self._changed:
+            self._changed.wait_for(lambda: was_shown() or self._ended, PATIENCE)
+            if not was_shown():
+                raise AssertionError(f"{text} was never on the screen:\n{self.text}")
 
     def type(self, line: str) -> None:
         """Type a line and press Enter."""
