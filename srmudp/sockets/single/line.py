@@ -197,18 +197,23 @@ class Line(Engine):
             ConnectionAbortedError: not connected, or not any more.
             MessageTooBig: larger than we or the peer take.
         """
-        self.push_all(deque((content,)), channel, reliable)
-
-    def push_all(self, contents: Contents, channel: int = DATA, reliable: bool = True) -> None:
-        """As :meth:`push` of each, together where there is room; ``contents`` is then empty."""
-        if not self.try_push_all(contents, channel, reliable):
-            attempt = functools.partial(self._queue, contents=contents, channel=channel, reliable=reliable)
-            try:
+        run = self.driver.run_gathering if len(content) <= _SMALL else self.driver.run
+        try:
+            if run(self._queue, content, channel, reliable) is None:
+                attempt = functools.partial(self._queue, content=content, channel=channel, reliable=reliable)
                 self.driver.wait_until(attempt, (ROOM,), None)
+        except SocketClosed:
+            raise _disconnected() from None
+
+    def push_all(self, contents: Contents) -> None:
+        """As :meth:`push` of each, together where there is room; ``contents`` is then empty."""
+        if not self.try_push_all(contents):
+            try:
+                self.driver.wait_until(functools.partial(self._queue_all, contents=contents), (ROOM,), None)
             except SocketClosed:
                 raise _disconnected() from None
 
-    def try_push_all(self, contents: Contents, channel: int = DATA, reliable: bool = True) -> bool:
+    def try_push_all(self, contents: Contents) -> bool:
         """As :meth:`push_all`, but without waiting: False if some are left in ``contents``.
 
         Then :attr:`after_round` is called when there is room.
@@ -216,20 +221,24 @@ class Line(Engine):
         small = len(contents) == 1 and len(contents[0]) <= _SMALL
         run = self.driver.run_gathering if small else self.driver.run
         try:
-            return run(self._queue, contents, channel, reliable) is not None
+            return run(self._queue_all, contents) is not None
         except SocketClosed:
             raise _disconnected() from None
 
-    def _queue(self, now: float, contents: Contents, channel: int, reliable: bool) -> bool | None:
-        endpoint = self.driver.endpoint
+    def _queue_all(self, now: float, contents: Contents) -> bool | None:
         while contents:
-            if not self.can_send or self.closing or (self._end_said and channel == DATA):
-                raise _disconnected()
-            content = contents[0]
-            if reliable and not endpoint.has_room(self.peer, len(content)):
+            if self._queue(now, contents[0], DATA, True) is None:
                 return None
-            endpoint.send_message(self.peer, content, channel=channel, reliable=reliable, ttl=None, now=now)
             contents.popleft()
+        return True
+
+    def _queue(self, now: float, content: bytes | memoryview, channel: int, reliable: bool) -> bool | None:
+        if not self.can_send or self.closing or (self._end_said and channel == DATA):
+            raise _disconnected()
+        endpoint = self.driver.endpoint
+        if reliable and not endpoint.has_room(self.peer, len(content)):
+            return None
+        endpoint.send_message(self.peer, content, channel=channel, reliable=reliable, ttl=None, now=now)
         return True
 
     @property
