@@ -14,6 +14,12 @@ AWAKE: Final = 0.00075
 """Seconds that one stays awake at most. A robot's messages, a thousand a second, are farther from each other."""
 EARNED: Final = 8
 """Messages in a row, each within :data:`AWAKE`, until the next one is awaited awake."""
+NEAR: Final = 2 * AWAKE
+"""Seconds within which messages come where to wake two sleepers for each round trip may be all that makes them late."""
+_TRIAL: Final = 16
+"""Messages awaited awake to see whether they come in time then."""
+_RARELY: Final = 1024
+"""Messages that were only near from one such trial to the next, at most; every one that fails doubles them."""
 _MOST: Final = 64
 """Such messages that count."""
 _COST_OF_LATE: Final = 4
@@ -36,17 +42,23 @@ class BusyPoll:
     datagrams that no message comes of: no stranger can keep a processor busy. A peer can, by messages without end,
     as it could anyhow.
 
+    Where to wake both ends takes so long that no message comes in time, none would ever be awaited awake. So if they
+    come within :data:`NEAR`, it is tried now and then whether they come sooner so; both ends try it at about once.
+
     Not thread-safe.
 
     Args:
         processors: that this process may run on. On a single one it would keep the peer from answering.
     """
 
-    __slots__ = ("_credit", "_processors", "_source")
+    __slots__ = ("_credit", "_near", "_pause", "_processors", "_source", "_trial")
 
     def __init__(self, processors: int) -> None:
         self._processors = processors
         self._credit = 0
+        self._near = 0  # messages since the last trial
+        self._pause = EARNED  # how many they are to be
+        self._trial = 0  # messages that it still lasts
         self._source: object = None
 
     def time_left(self, waited: float) -> float:
@@ -55,11 +67,12 @@ class BusyPoll:
         Args:
             waited: seconds for which this message has been waited for already.
         """
-        return AWAKE - waited if self._credit >= EARNED and self._processors > 1 else 0.0
+        return AWAKE - waited if (self._credit >= EARNED or self._trial) and self._processors > 1 else 0.0
 
     def on_held_up(self) -> None:
         """Something else wanted the processor, or the interpreter, meanwhile."""
         self._credit -= _COST_OF_HELD_UP
+        self._trial = 0
 
     def on_waited(self, source: object, waited: float) -> None:
         """The wait for a message is over.
@@ -68,9 +81,18 @@ class BusyPoll:
             source: where it came from; None if none came.
             waited: seconds.
         """
+        if self._trial:
+            self._trial -= 1
         if source == self._source and waited < AWAKE:
             if self._credit < _MOST:
                 self._credit += 1
-        else:
-            self._source = source
-            self._credit = max(0, self._credit - _COST_OF_LATE)
+            return
+        if self._credit >= EARNED:
+            self._pause = EARNED
+        self._credit = max(0, self._credit - _COST_OF_LATE)
+        if source != self._source:
+            self._source, self._near = source, 0
+        elif waited < NEAR and not self._trial:
+            self._near += 1
+            if self._near >= self._pause:
+                self._near, self._trial, self._pause = 0, _TRIAL, min(2 * self._pause, _RARELY)

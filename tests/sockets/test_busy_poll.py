@@ -14,7 +14,7 @@ import pytest
 from srmudp.models import Address
 from srmudp.sockets import busy_poll, reading
 from srmudp.sockets.aio import driver as aio_driver
-from srmudp.sockets.busy_poll import AWAKE, EARNED, BusyPoll, processors
+from srmudp.sockets.busy_poll import AWAKE, EARNED, NEAR, BusyPoll, processors
 from srmudp.sockets.waiting import Poller
 from tests.loops import BOB, in_loop, new_rig, turns
 
@@ -54,7 +54,7 @@ def test_one_does_so_once_for_each_message(busy: BusyPoll) -> None:
     assert busy.time_left(1.0) <= 0
 
 
-@pytest.mark.parametrize("waited", [AWAKE, 1.0, inf])
+@pytest.mark.parametrize("waited", [NEAR, 1.0, inf])
 def test_who_waits_in_vain_goes_to_sleep(busy: BusyPoll, waited: float) -> None:
     quickly(busy, 1000)
     awake = 0
@@ -64,6 +64,34 @@ def test_who_waits_in_vain_goes_to_sleep(busy: BusyPoll, waited: float) -> None:
     assert awake <= 15
     assert quickly(busy, EARNED) == 0, "it is to be earned anew"
     assert quickly(busy, 10) >= 9
+
+
+@pytest.mark.parametrize("off", [0, 1, 5])
+def test_two_who_are_late_because_both_sleep_find_out(off: int) -> None:
+    """To wake two processors takes 1 ms here: nobody would ever come in time."""
+    ends = BusyPoll(2), BusyPoll(2)
+    for _ in range(off):  # one of them has waited for more messages before
+        ends[0].on_waited("the other", 0.0011)
+    awake = 0
+    for number in range(300):
+        both = sum(end.time_left(0.0) > 0 for end in ends)
+        awake += both == 2 and number >= 200
+        for end in ends:
+            end.on_waited("the other", 0.0013 - both * 0.0005)
+    assert awake == 100
+
+
+def test_a_robots_messages_are_awaited_asleep(busy: BusyPoll) -> None:
+    """A thousand a second: now and then it is tried whether they come sooner if awaited awake, more and more seldom."""
+    counts = []
+    for _ in range(5):
+        awake = 0
+        for number in range(2000):
+            awake += busy.time_left(0.0) > 0
+            busy.on_waited("bob", 0.0017 if number % 20 == 0 else 0.0009)
+        counts.append(awake)
+    assert counts[0] < 200
+    assert max(counts[1:]) <= 2000 * 0.03
 
 
 def test_one_message_in_ten_may_be_late(busy: BusyPoll) -> None:
