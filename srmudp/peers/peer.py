@@ -20,7 +20,7 @@ from ..nat.candidates import believable
 from ..nat.explanation import Cause, Judgement
 from ..nat.holepunch import REFUSED_PUNCHES
 from ..protocol.congestion import make_controller
-from ..protocol.connection import Arrival, Connection
+from ..protocol.connection import Connection
 from ..protocol.events import Failure, MessageArrived, MessageSettled, ResolveWanted, RoomFreed
 from ..protocol.mtu import MtuDiscovery
 from ..protocol.pacer import Pacer
@@ -315,20 +315,16 @@ class Peer:
 
     def hand_out_arrived(self) -> None:
         """Give the application what arrived. While the peer lingers it waits: it may be added again."""
-        connection = self.connection
+        connection, name, peer_id = self.connection, self.name, self.peer_id
         if self.lingering:
             return
-        if connection.arrived:
-            arrived, connection.arrived = connection.arrived, []
-            self._hand_out(arrived)
+        arrived, connection.arrived = connection.arrived, []
         if connection.arrived_unreliable:
             unreliable, connection.arrived_unreliable = connection.arrived_unreliable, []
-            self._hand_out([(channel, -1, content) for channel, content in unreliable])
-
-    def _hand_out(self, arrived: list[Arrival]) -> None:
-        name, peer_id, restarts, emit = self.name, self.peer_id, self.connection.restarts, self._endpoint.emit
+            arrived += [(channel, -1, content) for channel, content in unreliable]
         if peer_id is None:
             return
+        restarts, emit = connection.restarts, self._endpoint.emit
         self.messages_received += len(arrived)
         for channel, sequence, content in arrived:
             receipt = _tuple(Receipt, (self, restarts, channel, sequence, len(content)))
