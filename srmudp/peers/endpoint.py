@@ -193,6 +193,7 @@ class Endpoint:
         self._notice_sleep(now)
         if self._receiving:
             for peer in self._receiving.values():
+                self._at_work = peer
                 urgent = peer.connection.on_burst_end(now)
                 if not peer.ready:
                     if urgent:
@@ -779,6 +780,7 @@ class Endpoint:
         """Note the deadlines that have come nearer. What is noted too early finds nothing to do."""
         now = self._now
         for peer in self._unscheduled.values():
+            self._at_work = peer
             if peer.may_wait(now):
                 continue
             when = peer.next_timer()

@@ -151,8 +151,7 @@ class Peer:
 
     def status(self, now: float) -> PeerStatus:
         """A snapshot for the application."""
-        connection = self.connection
-        recovery, path = connection.recovery, connection.path
+        connection, path = self.connection, self.connection.path
         return PeerStatus(
             name=self.name,
             state=self.state,
@@ -160,7 +159,7 @@ class Peer:
             peer_id=self.peer_id,
             trust=self.trust,
             rtt=path.rtt.smoothed if path is not None and path.rtt.latest is not None else None,
-            loss=recovery.loss if recovery is not None else 0.0,
+            loss=connection.loss,
             mtu=path.mtu if path is not None else 0,
             queued=connection.queued_bytes,
             last_seen=now - self.last_heard if self.last_heard is not None else None,

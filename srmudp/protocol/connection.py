@@ -38,7 +38,7 @@ from ..wire.frames import (
     parse_lone_message,
     serialise,
 )
-from ..wire.packet import RECORD_OVERHEAD, RESEND_OVERHEAD, TAG, RecordHeader, resend_segment
+from ..wire.packet import RECORD_OVERHEAD, RESEND_OVERHEAD, TAG, resend_segment
 from .acking import AckTiming
 from .allowance import Allowance
 from .controls import Controls
@@ -46,15 +46,15 @@ from .credit import OVERHEAD, ReceiveBudget
 from .events import Failure
 from .receiving import ReceiveHalf
 from .records import Opened, packed
-from .recovery import ONE, STALE_RECORDS, AckOutcome, Path, Recovery, Segments, SentRecord
+from .recovery import ONE, STALE_RECORDS, AckOutcome, Path, Recovery, Sealed, SentRecord
 from .sending import Chunk, SendHalf
 from .session import Session, segment_room, single_room
 from .unreliable import OutgoingUnreliable, UnreliableReceiveHalf, UnreliableSendHalf
 
 MIN_PLAINTEXT: Final = 16
 """Shorter records are padded to it, so that a path challenge is no larger than the record that provoked it."""
-COMPANY: Final = 32
-"""Bytes that a message leaves in its datagram for an acknowledgement and news to travel with it: without gaps 20."""
+COMPANY: Final = 64
+"""Bytes that a message leaves free where it shares a datagram with acknowledgement and news: 20, and 4 for each gap."""
 PING_EVERY: Final = 8
 """Every so many acks without anything else ask for an ack themselves, so that old ranges can be forgotten."""
 NO_MEMORY: Final = bytes(8)
@@ -62,9 +62,6 @@ BRIEF_CHANNELS: Final = 4
 """Channels stated in an ESTABLISHED at most: it must not be larger than the SHARED_KEY it answers."""
 
 Arrival = tuple[int, int, bytes]
-_Sealed = tuple[
-    RecordHeader, bytes | None, list[Chunk], list[Frame], list[OutgoingUnreliable], tuple[int, int] | None, float
-]
 
 
 class Connection:
@@ -97,7 +94,7 @@ class Connection:
         self.session: Session | None = None
         self.path: Path | None = None
         self._recovery: Recovery | None = None
-        self._sealed: _Sealed | None = None
+        self._sealed: Sealed | None = None
         self.peer_max_message: int | None = None
         self._memory = memory
         self._peer_memory = NO_MEMORY
@@ -226,7 +223,7 @@ class Connection:
 
     @property
     def recovery(self) -> Recovery | None:
-        """What is on its way under the present keys, and what it has shown of the path."""
+        """What is on its way under the present keys, and what it has shown of the path. Notes what was sealed last."""
         if self._sealed is not None:
             self._note_sealed(self._sealed)
         return self._recovery
@@ -279,9 +276,14 @@ class Connection:
         return self.crowding <= limit
 
     @property
+    def loss(self) -> float:
+        """Share of bytes lost lately, 0 to 1."""
+        return self._recovery.loss if self._recovery is not None else 0.0
+
+    @property
     def datagrams_lost(self) -> int:
         """Datagrams found lost, over all sessions."""
-        return self._datagrams_lost_before + (self.recovery.datagrams_lost if self.recovery is not None else 0)
+        return self._datagrams_lost_before + (self._recovery.datagrams_lost if self._recovery is not None else 0)
 
     def drain_settled(self) -> list[tuple[int, Failure | None]]:
         """(token, failure or None) of messages settled since the last call."""
@@ -577,10 +579,9 @@ class Connection:
             return None
         mtu = discovery.mtu
         if not self._resends and sending.is_brief(single_room(mtu) - COMPANY) and allowance.one(recovery, mtu):
-            if self._start_acked and recovery.probes < 2 and not self.unreliable_out.queue and self._acks.waits(now):
-                lone = sending.take_brief()
-                if lone is not None:
-                    return self._seal(session, recovery, lone[0], [lone[1]], [], [], None, now)
+            alone = self._start_acked and recovery.probes < 2 and not self.unreliable_out.queue
+            if alone and self._acks.waits(now) and (brief := sending.take_brief()) is not None:
+                return self._seal(session, recovery, brief[0], [brief[1]], [], [], None, now)
             return self._single(session, recovery, now)
         segments = allowance.datagrams(recovery, sending.next_size, now)
         if not segments:
@@ -683,23 +684,21 @@ class Connection:
         if len(plaintext) < MIN_PLAINTEXT:
             plaintext = plaintext.ljust(MIN_PLAINTEXT, b"\x00")
         header, ciphertext, wire = session.seal(plaintext, recovery.path.discovery.mtu)
-        kept = ciphertext if header.count > 1 else None
-        self._sealed = header, kept, chunks, controls, unreliable, ack_mark, now
+        self._sealed = header, ciphertext if header.count > 1 else None, chunks, controls, unreliable, ack_mark, now
         self.datagrams_sent += header.count
         self.bytes_sent += len(wire)
         return wire, RECORD_OVERHEAD + header.size
 
-    def _note_sealed(self, sealed: _Sealed) -> None:
+    def _note_sealed(self, sealed: Sealed) -> None:
         """Note the record that was sealed last: when it is on its way, but before anybody asks what is."""
         self._sealed = None
         session, recovery, record = self.session, self._recovery, SentRecord(*sealed)
         assert session is not None
         assert recovery is not None
-        header, kept = record.header, record.ciphertext
+        header, segments = record.header, ONE
         size = total = RECORD_OVERHEAD + header.size
-        segments: Segments = ONE
-        if kept is not None:
-            segments, total = range(header.count), RECORD_OVERHEAD * header.count + len(kept)
+        if record.ciphertext is not None:
+            segments, total = range(header.count), RECORD_OVERHEAD * header.count + len(record.ciphertext)
         if record.chunks or record.controls or record.unreliable:
             recovery.records[header.number] = record
             recovery.on_sent(record, header.first, segments, size, total, record.sent_at)

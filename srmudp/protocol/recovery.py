@@ -119,6 +119,12 @@ class Path:
         return self.discovery.mtu
 
 
+Sealed = tuple[
+    RecordHeader, bytes | None, list[Chunk], list[Frame], list[OutgoingUnreliable], tuple[int, int] | None, float
+]
+"""What a :class:`SentRecord` is made of."""
+
+
 class SentRecord:
     """A record in flight and the information it carries.
 

@@ -56,7 +56,7 @@ class BusyPoll:
     def __init__(self, processors: int) -> None:
         self._processors = processors
         self._credit = 0
-        self._near = 0  # messages since the last trial
+        self._near = 0  # near messages since the last trial
         self._pause = EARNED  # how many they are to be
         self._trial = 0  # messages that it still lasts
         self._source: object = None
@@ -91,7 +91,7 @@ class BusyPoll:
             self._pause = EARNED
         self._credit = max(0, self._credit - _COST_OF_LATE)
         if source != self._source:
-            self._source, self._near = source, 0
+            self._source, self._near, self._trial = source, 0, 0
         elif waited < NEAR and not self._trial:
             self._near += 1
             if self._near >= self._pause:

@@ -33,11 +33,11 @@ STEP: Final = 0.005
 socket goes unread when the last one has gone. As long as an acknowledgement may wait: it is not late for one."""
 QUICK: Final = 0.001
 """Seconds from one coming of readers to the next, in the mean at most, while an exchange is quick."""
-QUICK_STEP: Final = 0.02
-"""Seconds between such looks that are reached in the course of a quick exchange: each look may hold up the reader. What
-comes first after its end is seen to so much later, once."""
+QUICK_STEP: Final = 0.0075
+"""The same in the course of a quick exchange, where each look may hold up the reader. The last acknowledgement may be
+late then, but no peer asks for it in less than 10 ms."""
 _GROWTH: Final = 1.25
-"""From look to look. So a step is a fifth of the time that the exchange has been quick, at most."""
+"""From look to look, while the exchange is quick."""
 _STILL: Final = 4
 """Looks at a reader that stays before the receiver thread sleeps for longer. Being woken costs as much as two looks."""
 
@@ -99,6 +99,8 @@ class Lease:
 
     def leave(self) -> None:
         """This thread has what it waited for, and may be back soon."""
+        now = monotonic()
+        self._until = now + GRACE  # before anybody else can change it: who waives that, or the next reader
         self._holder = None
         self._lock.release()
         if self._others:
@@ -106,8 +108,6 @@ class Lease:
             self.looks_at = inf
             return
         self._turns += 1
-        now = monotonic()
-        self._until = now + GRACE
         sleeps_until = self._sleeps_until
         if sleeps_until > now + STEP and sleeps_until > now + self._step:
             self._wake()

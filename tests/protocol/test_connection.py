@@ -268,6 +268,19 @@ def test_what_was_sealed_last_is_under_way_for_whoever_asks() -> None:
     assert connection.recovery.in_flight == len(batch[0])
 
 
+def test_a_look_at_the_figures_notes_nothing() -> None:
+    """It may be interrupted, and nobody mends a connection that was only looked at."""
+    duo = Duo().connected()
+    duo.run(1)
+    duo.a.send(bytes(100))
+    connection = duo.a.connection
+    assert connection.poll_transmit(duo.now) is not None
+    noted: list[object] = []
+    connection._note_sealed = noted.append  # type: ignore[method-assign]
+    assert connection.datagrams_lost == connection.loss == 0
+    assert not noted
+
+
 @pytest.mark.parametrize("size", [100, 5000])
 def test_what_was_sealed_last_goes_again_under_the_next_keys(size: int) -> None:
     duo = Duo().connected()

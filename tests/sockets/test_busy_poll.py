@@ -94,6 +94,16 @@ def test_a_robots_messages_are_awaited_asleep(busy: BusyPoll) -> None:
     assert max(counts[1:]) <= 2000 * 0.03
 
 
+@pytest.mark.parametrize("other", ["carol", None])
+def test_a_trial_is_of_one_peer(busy: BusyPoll, other: str | None) -> None:
+    busy.on_waited("bob", NEAR)
+    for _ in range(EARNED):
+        busy.on_waited("bob", AWAKE)
+    assert busy.time_left(0.0) == AWAKE
+    busy.on_waited(other, AWAKE)
+    assert busy.time_left(0.0) <= 0
+
+
 def test_one_message_in_ten_may_be_late(busy: BusyPoll) -> None:
     quickly(busy, 100)
     for _ in range(100):

@@ -300,23 +300,22 @@ class SecureReliableSocket(StreamSurface):
             BlockingIOError: a stream that does not block has no room.
             TypeError: ``data`` is not bytes-like.
         """
-        whole = bytes_of(data)
+        data = bytes_of(data)
         no_flags(flags)
         stream = self._stream
-        if not whole:
+        if not data:
             return 0
         if stream is not None and self.gettimeout() == 0.0:
-            return stream.send_some(whole, super().send)
-        self._send_all(whole)
-        return len(whole)
+            return stream.send_some(data, super().send)
+        self._send_all(data)
+        return len(data)
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """As :meth:`send`, but always all of it. Calls of several threads do not mix."""
-        whole = bytes_of(data)
-        if flags:
-            no_flags(flags)
-        if whole:
-            self._send_all(whole)
+        data = bytes_of(data)
+        no_flags(flags)
+        if data:
+            self._send_all(data)
 
     def _send_all(self, data: bytes | memoryview) -> None:
         line, stream = self._line, self._stream
