@@ -32,12 +32,8 @@ STEP: Final = 0.005
 """Seconds between looks of the receiver thread while readers come and go all the time, and so the longest that the
 socket goes unread when the last one has gone. As long as an acknowledgement may wait: it is not late for one."""
 QUICK: Final = 0.001
-"""Seconds from one coming of readers to the next, in the mean at most, while an exchange is quick."""
-QUICK_STEP: Final = 0.0075
-"""The same in the course of a quick exchange, where each look may hold up the reader. The last acknowledgement may be
-late then, but no peer asks for it in less than 10 ms."""
-_GROWTH: Final = 1.25
-"""From look to look, while the exchange is quick."""
+"""Seconds from one coming of readers to the next, in the mean at most, in a quick exchange. There they may be away for
+:data:`STEP`: each look of the receiver thread may hold up the reader."""
 _STILL: Final = 4
 """Looks at a reader that stays before the receiver thread sleeps for longer. Being woken costs as much as two looks."""
 
@@ -51,7 +47,7 @@ class Lease:
 
     Attributes:
         looks_at: when a reader will look at the deadlines, or the receiver thread in its place; ``-inf``: it is awake,
-            or back within its step; ``inf``: neither does. Whoever raises it to ``inf`` looks at the deadlines
+            or back within :data:`STEP`; ``inf``: neither does. Whoever raises it to ``inf`` looks at the deadlines
             afterwards, and whoever sets one looks at this afterwards: one of the two sees the other.
     """
 
@@ -109,7 +105,7 @@ class Lease:
             return
         self._turns += 1
         sleeps_until = self._sleeps_until
-        if sleeps_until > now + STEP and sleeps_until > now + self._step:
+        if sleeps_until > now + STEP:
             self._wake()
         # If it is awake it may be reading for a while.
         self.looks_at = inf if sleeps_until == -inf else -inf
@@ -152,11 +148,11 @@ class Lease:
             return self._take_over()
         looks = now + self._step
         if turns != self._seen:
-            self._step = step = GRACE if self._still >= _STILL else self._next_step(turns - self._seen)
+            self._step = step = GRACE if self._still >= _STILL else min(2 * self._step, STEP)
+            if (turns - self._seen) * QUICK >= step:
+                until += STEP - GRACE
             self._seen, self._still = turns, 0
             looks = now + step
-            if step > STEP and until > now + GRACE - QUICK:
-                until = looks  # it is here, or left a moment ago: it will be back
         elif self._still < _STILL:
             self._still += 1
         else:
@@ -165,13 +161,7 @@ class Lease:
         again = self._until  # who left before that line could not know that we sleep; who leaves after it wakes us
         if again <= now:
             return self._take_over()
-        return (min(until, again) if until > now + QUICK_STEP else until) - now
-
-    def _next_step(self, turns: int) -> float:
-        """The step after one in which readers came ``turns`` times."""
-        step = self._step
-        quick = turns * QUICK >= step
-        return max(min(2 * step, STEP), min(_GROWTH * step, QUICK_STEP) if quick else step / 2)
+        return (min(until, again) if until > now + STEP else until) - now
 
     def _take_over(self) -> float:
         self._sleeps_until = -inf
