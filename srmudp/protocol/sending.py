@@ -168,7 +168,7 @@ class SendHalf:
             self._look_at = min(self._look_at, when) if self._expiring else when
             self._expiring += 1
         if channel not in self._in_rotation:
-            self._in_rotation.add(channel)
+            self._in_rotation.add(channel)  # as _rotate_in does, which would ask again
             self.rotation.append(state)
 
     @property

@@ -23,7 +23,7 @@ _RARELY: Final = 1024
 _MOST: Final = 64
 """Such messages that count."""
 _COST_OF_LATE: Final = 4
-"""How many of them one undoes that took longer, or came from elsewhere."""
+"""How many of them one undoes that took longer, or came from elsewhere; the next in a row twice as many, and so on."""
 _COST_OF_HELD_UP: Final = 4
 """How many it costs to have been in somebody's way. So it seldom is, where the processors are busy."""
 
@@ -51,11 +51,12 @@ class BusyPoll:
         processors: that this process may run on. On a single one it would keep the peer from answering.
     """
 
-    __slots__ = ("_credit", "_near", "_pause", "_processors", "_source", "_trial")
+    __slots__ = ("_cost", "_credit", "_near", "_pause", "_processors", "_source", "_trial")
 
     def __init__(self, processors: int) -> None:
         self._processors = processors
         self._credit = 0
+        self._cost = _COST_OF_LATE  # of the next
         self._near = 0  # near messages since the last trial
         self._pause = EARNED  # how many they are to be
         self._trial = 0  # messages that it still lasts
@@ -84,12 +85,14 @@ class BusyPoll:
         if self._trial:
             self._trial -= 1
         if source == self._source and waited < AWAKE:
+            self._cost = _COST_OF_LATE
             if self._credit < _MOST:
                 self._credit += 1
             return
         if self._credit >= EARNED:
             self._pause = EARNED
-        self._credit = max(0, self._credit - _COST_OF_LATE)
+        self._credit = max(0, self._credit - self._cost)
+        self._cost = min(2 * self._cost, _MOST)
         if source != self._source:
             self._source, self._near, self._trial = source, 0, 0
         elif waited < NEAR and not self._trial:
