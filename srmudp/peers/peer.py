@@ -315,7 +315,7 @@ class Peer:
     def hand_out_arrived(self) -> None:
         """Give the application what arrived. While the peer lingers it waits: it may be added again."""
         connection, name, peer_id = self.connection, self.name, self.peer_id
-        if self.lingering:
+        if self.linger_until is not None:
             return
         arrived, connection.arrived = connection.arrived, []
         if connection.arrived_unreliable:

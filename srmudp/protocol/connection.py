@@ -578,10 +578,11 @@ class Connection:
         if not self._peer_started:
             return None
         mtu = discovery.mtu
-        if not self._resends and sending.is_brief(single_room(mtu) - COMPANY) and allowance.one(recovery, mtu):
+        brief = sending.brief(single_room(mtu) - COMPANY) if not self._resends else None
+        if brief is not None and allowance.one(recovery, mtu):
             alone = self._start_acked and recovery.probes < 2 and not self.unreliable_out.queue
-            if alone and self._acks.waits(now) and (brief := sending.take_brief()) is not None:
-                return self._seal(session, recovery, brief[0], [brief[1]], [], [], None, now)
+            if alone and self._acks.waits(now) and (taken := sending.take_brief(brief)) is not None:
+                return self._seal(session, recovery, taken[0], [taken[1]], [], [], None, now)
             return self._single(session, recovery, now)
         segments = allowance.datagrams(recovery, sending.next_size, now)
         if not segments:

@@ -446,23 +446,22 @@ class SendHalf:
         """True if a channel may have something to send (credit is looked at when filling)."""
         return bool(self.rotation)
 
-    def is_brief(self, limit: int) -> bool:
-        """True if all that waits, credit apart, is one message that no more than ``limit`` bytes are needed for."""
+    def brief(self, limit: int) -> OutgoingMessage | None:
+        """The message that is all that waits, credit apart, if no more than ``limit`` bytes are needed for it."""
         if len(self.rotation) != 1:
-            return False
+            return None
         state = self.rotation[0]
         if len(state.waiting) != 1 or state.resend or state.current is not None:
-            return False
-        return state.waiting[0].size + MAX_PART_HEADER <= limit
+            return None
+        message = state.waiting[0]
+        return message if message.size + MAX_PART_HEADER <= limit else None
 
-    def take_brief(self) -> tuple[bytes, Chunk] | None:
-        """The frame of the one message that :meth:`is_brief` found, and what to report as acked or lost later.
+    def take_brief(self, message: OutgoingMessage) -> tuple[bytes, Chunk] | None:
+        """The frame of the one message that :meth:`brief` found, and what to report as acked or lost later.
 
         None without credit for it. As :meth:`fill`, in half the steps: so go most messages of a conversation.
         """
-        state = self.rotation[0]
-        message = state.waiting[0]
-        size = message.size
+        state, size = self.rotation[0], message.size
         charge = OVERHEAD + size
         if state.charged + charge > self.channel_window or self.charged + charge > self.connection_window:
             return None

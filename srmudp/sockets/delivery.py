@@ -177,9 +177,7 @@ class Inbox:
 
     def get_now(self) -> Letter | None:
         """The oldest if there is one."""
-        if self._closed or self._returned:
-            return self.get(0)
-        return None if self._queue.empty() else self.get(0)
+        return None if self._queue.empty() and not self._returned else self.get(0)
 
     def get(self, timeout: float | None) -> Letter | None:
         """The oldest, or None when the time is over or the inbox closed (then at once). Any thread."""

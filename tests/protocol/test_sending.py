@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -446,11 +447,13 @@ def test_a_brief_message_goes_as_fill_would_send_it(size: int, priority: int) ->
         sender.add(0, 3, b"before", None)
         drain(sender)
         sender.add(1, 3, b"x" * size, None, priority)
-        assert sender.is_brief(size + MAX_PART_HEADER)
+        assert sender.brief(size + MAX_PART_HEADER - 1) is None
     out: list[bytes | memoryview] = []
     chunks: list[Chunk] = []
     senders[0].fill(30_000, out, chunks, one_channel=False)
-    taken = senders[1].take_brief()
+    brief = senders[1].brief(size + MAX_PART_HEADER)
+    assert brief is not None
+    taken = senders[1].take_brief(brief)
     assert taken is not None
     frame, (message, start, stop) = taken
     assert frame == b"".join(out)
@@ -469,11 +472,11 @@ def test_a_brief_message_goes_as_fill_would_send_it(size: int, priority: int) ->
 @pytest.mark.parametrize("windows", [(OVERHEAD + 150, WINDOW), (WINDOW, OVERHEAD + 150)])
 def test_a_brief_message_waits_for_credit(windows: tuple[int, int]) -> None:
     sender = half(*windows)
-    sender.add(0, 0, b"x" * 100, None)
-    assert sender.take_brief() is not None
-    sender.add(1, 0, b"y" * 100, None)
-    assert sender.is_brief(1000)
-    assert sender.take_brief() is None
+    for token, content in enumerate((b"x" * 100, b"y" * 100)):
+        sender.add(token, 0, content, None)
+        brief = sender.brief(1000)
+        assert brief is not None
+        assert (sender.take_brief(brief) is None) is (token == 1)
     consistent(sender)
     sender.on_taken(0, 1)
     assert drain(sender)[0] == [(0, 1, 0, 100, b"y" * 100)]
@@ -585,7 +588,9 @@ def test_an_interrupt_while_a_brief_message_is_taken_loses_nothing() -> None:
         sender.add(0, 0, b"before", None)
         _, chunks = drain(sender)
         sender.add(1, 0, b"brief", None, 2)
-        if not interrupted_at(step, sender.take_brief):
+        brief = sender.brief(1000)
+        assert brief is not None
+        if not interrupted_at(step, partial(sender.take_brief, brief)):
             break
         lose(sender, chunks)
         sender.recount()

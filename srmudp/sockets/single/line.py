@@ -233,7 +233,7 @@ class Line(Engine):
         return True
 
     def _queue(self, now: float, content: bytes | memoryview, channel: int, reliable: bool) -> bool | None:
-        if not self.can_send or self.closing or (self._end_said and channel == DATA):
+        if not self.established or self.peer_closed or self.closing or (self._end_said and channel == DATA):
             raise _disconnected()
         endpoint = self.driver.endpoint
         if reliable and not endpoint.has_room(self.peer, len(content)):

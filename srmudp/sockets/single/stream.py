@@ -134,11 +134,11 @@ class StreamEnd:
         with self._writing:
             try:
                 self._writer = me
-                self._check_writable()
-                if self._bridged:
+                if self._bridged or self._write_ended or self._closed:
+                    self._check_writable()
                     self._bridge.wait_drained()
                 if len(data) < PIECE:
-                    self._line.push(whole_of(data))
+                    self._line.push(data if type(data) is bytes else whole_of(data))
                     return
                 for pieces in _pieces(data):
                     self._line.push_all(pieces)
