@@ -470,10 +470,9 @@ class Endpoint:
             UnknownPeer: there is no such peer.
         """
         peer = self._registry.named(name)
-        if peer.connection.has_room(size):
-            return True
-        peer.room_wanted = True
-        return False
+        if not (has_room := peer.connection.has_room(size)):
+            peer.room_wanted = True
+        return has_room
 
     def intake_of(self, name: str) -> Intake | None:
         """How a peer takes messages; None if it is gone."""
@@ -489,12 +488,14 @@ class Endpoint:
         ttl: float | None,
         now: float,
         priority: int = 0,
-    ) -> int:
+        if_room: bool = False,
+    ) -> int | None:
         """Queue a message; MessageSettled with the returned token tells its end.
 
         Args:
             content: kept by reference; nobody may change it.
             priority: the channel of the highest that waits goes first. Unreliable messages go before all others.
+            if_room: return None where :meth:`has_room` is False.
 
         Raises:
             UnknownPeer: there is no such peer.
@@ -502,11 +503,14 @@ class Endpoint:
             ValueError: no such channel or priority.
         """
         peer = self._registry.named(name)
+        connection = peer.connection
+        if if_room and not connection.has_room(len(content)):
+            peer.room_wanted = True
+            return None
         if not 0 <= channel < CHANNELS:
             raise ValueError(f"channel must be between 0 and {CHANNELS - 1}, not {channel}")
         if priority and priority not in PRIORITIES:
             raise ValueError(f"priority must be between {PRIORITIES[0]} and {PRIORITIES[-1]}, not {priority}")
-        connection = peer.connection
         limit, told = self.config.max_message_size, connection.peer_max_message
         if told is not None and told < limit:
             limit = told
@@ -569,14 +573,7 @@ class Endpoint:
         self.stun.stop_all(now)
         for peer in self._registry:
             peer.send_close(CloseCode.REMOVED if peer.lingering else CloseCode.CLOSING, "", now)
-            peer.opening.cancel_attempt()
-            peer.opening.drop_half_open()
-            peer.opening.puncher.stop()
-            peer.connection.stop()
-            peer.connection.fail_all(Failure.CLOSED)
-            for token, failure in peer.connection.drain_settled():
-                self._events.append(MessageSettled(token, peer.name, failure))
-            peer.connection.forget()
+            self._give_up(peer, Failure.CLOSED)
         self._sessions.clear()
         self._handshakes.jobs.clear()
         self._timers.clear()
@@ -715,16 +712,10 @@ class Endpoint:
         removed = peer.lingering
         if removed:
             peer.send_close(CloseCode.REMOVED, "", now)
-        peer.opening.cancel_attempt()
-        peer.opening.drop_half_open()
-        peer.opening.puncher.stop()
         peer.proof = None
         if peer.connection.session is not None:
             self.forget_session(peer.connection.session)
-        peer.connection.forget()
-        peer.connection.fail_all(Failure.REMOVED)
-        for token, failure in peer.connection.drain_settled():
-            self._events.append(MessageSettled(token, peer.name, failure))
+        self._give_up(peer, Failure.REMOVED)
         if peer.room_wanted:
             self._events.append(RoomFreed(peer.name))
         peer.state = PeerState.PASSIVE
@@ -733,6 +724,16 @@ class Endpoint:
         if peer.peer_id is not None and (removed or not peer.stranger):
             self._registry.remember_removed(peer.peer_id)
         peer.stranger = False  # has no more silence to be watched
+
+    def _give_up(self, peer: Peer, reason: Failure) -> None:
+        """Nothing is sent to the peer any more, and nothing kept of what it sent."""
+        peer.opening.cancel_attempt()
+        peer.opening.drop_half_open()
+        peer.opening.puncher.stop()
+        peer.connection.forget()
+        peer.connection.fail_all(reason)
+        for token, failure in peer.connection.drain_settled():
+            self._events.append(MessageSettled(token, peer.name, failure))
 
     # --- records
 

@@ -95,6 +95,8 @@ class Engine(Core[Delivery]):
         self._closer: tuple[int, object] | None = None
         self.is_being_closed = False
         """True from when the application asks for it until it is done."""
+        self.after_round: Callable[[], None] | None = None
+        """Called without the lock whenever there may be something to read, room to send, or the end may have come."""
         self._sent = 0  # to one recipient
         self._finished = threading.Event()
 
@@ -116,6 +118,8 @@ class Engine(Core[Delivery]):
             self.inbox.refresh()
         if self.house.news:
             self.house.tell_news()
+        if self.after_round is not None:
+            self.after_round()
 
     def _decide(self, event: PeerEvent) -> None:
         """On the hook thread."""

@@ -434,11 +434,8 @@ class Household(Generic[D]):
         """The common case: to one peer. None if its queue has no room."""
         if self.closing:
             self.check_open()
-        if letter.reliable and not self.endpoint.has_room(name, len(letter.content)):
-            return None
         delivery = self._new_delivery(())
-        self._queue(now, delivery, name, letter)
-        return delivery
+        return delivery if self._queue(now, delivery, name, letter) else None
 
     def is_crowded(self, now: float, name: str) -> bool:
         """Whether a peer has so many small messages to take that more had better wait for :meth:`is_relieved`."""
@@ -456,13 +453,17 @@ class Household(Generic[D]):
         if intake is not None:
             intake.on_stalled()
 
-    def _queue(self, now: float, delivery: D, name: str, letter: Letter) -> None:
+    def _queue(self, now: float, delivery: D, name: str, letter: Letter) -> bool:
+        """Whether there was room for it."""
         content, channel, reliable, ttl, priority = letter
         token = self.endpoint.send_message(
-            name, content, channel=channel, reliable=reliable, ttl=ttl, now=now, priority=priority
+            name, content, channel=channel, reliable=reliable, ttl=ttl, now=now, priority=priority, if_room=reliable
         )
+        if token is None:
+            return False
         self.deliveries[token] = delivery, name
         delivery.expect(name)
+        return True
 
     def address(self, now: float, recipient: Sequence[str] | None) -> tuple[list[str], tuple[str, ...]]:
         """Whom a message is for and which added peers are left out. Raises UnknownPeer before anything is queued."""
@@ -486,9 +487,7 @@ class Household(Generic[D]):
         self.check_open()
         for name in names:
             try:
-                if not letter.reliable or self.endpoint.has_room(name, len(letter.content)):
-                    self._queue(now, delivery, name, letter)
-                else:
+                if not self._queue(now, delivery, name, letter):
                     waiting.append(name)
             except UnknownPeer:
                 delivery.settle(name, Failure.REMOVED.value)

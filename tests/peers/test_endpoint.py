@@ -371,7 +371,8 @@ def test_taken_not_arrived_is_what_settles() -> None:
     assert status(a, b).queued == 0
 
 
-def test_room_and_the_news_of_it() -> None:
+@pytest.mark.parametrize("asked", ["first", "with the message"])
+def test_room_and_the_news_of_it(asked: str) -> None:
     net = SimNet(63, link=LINK)
     config = Config(send_queue=10_000)
     a, b = make_node(net, "a", "10.0.0.1", config=config), make_node(net, "b", "10.0.0.2")
@@ -379,7 +380,12 @@ def test_room_and_the_news_of_it() -> None:
     assert a.node.has_room("b", 1_000_000), "one message always fits an empty queue"
     send(a, b, bytes(4000), channel=0)
     send(a, b, bytes(6000), channel=0)
-    assert not a.node.has_room("b", 9000)
+    if asked == "first":
+        assert not a.node.has_room("b", 9000)
+    else:
+        message = {"channel": 0, "reliable": True, "ttl": None, "if_room": True}
+        assert a.do(a.node.send_message, "b", bytes(9000), **message) is None
+    assert a.node.pending == 2
     assert a.of(RoomFreed) == []
     add(b, a)
     until(net, lambda: a.of(RoomFreed))

@@ -174,8 +174,11 @@ class FakeEndpoint:
         ttl: float | None,
         now: float,
         priority: int = 0,
-    ) -> int:
+        if_room: bool = False,
+    ) -> int | None:
         address = self.need(name).address
+        if if_room and not self.has_room(name, len(content)):
+            return None
         self.token += 1
         self.on_send()
         self.sent[self.token] = (name, content)

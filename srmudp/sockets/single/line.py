@@ -74,8 +74,6 @@ class Line(Engine):
         self.their_id: PeerId | None = None
         self.on_broadcast: Callable[[Message], bool] | None = None
         """Called on the hook thread with each broadcast; False if it is for the reader after all."""
-        self.after_round: Callable[[], None] | None = None
-        """Called without the lock whenever there may be something to read, room to send, or the end may have come."""
         self.before_close: Callable[[float], bool] | None = None
         """Called with the seconds left when the line is to be closed: the last moment to send what waits elsewhere.
         True if nothing is left there, nor of a call that is not over."""
@@ -160,11 +158,6 @@ class Line(Engine):
         self._left.extend(self.inbox.drain())
         self.abandon()
 
-    def _after_round(self) -> None:
-        super()._after_round()
-        if self.after_round is not None:
-            self.after_round()
-
     # --- reading ---
 
     def fetch(self, timeout: float | None) -> Letter | None:
@@ -235,11 +228,10 @@ class Line(Engine):
     def _queue(self, now: float, content: bytes | memoryview, channel: int, reliable: bool) -> bool | None:
         if not self.established or self.peer_closed or self.closing or (self._end_said and channel == DATA):
             raise _disconnected()
-        endpoint = self.driver.endpoint
-        if reliable and not endpoint.has_room(self.peer, len(content)):
-            return None
-        endpoint.send_message(self.peer, content, channel=channel, reliable=reliable, ttl=None, now=now)
-        return True
+        token = self.driver.endpoint.send_message(
+            self.peer, content, channel=channel, reliable=reliable, ttl=None, now=now, if_room=reliable
+        )
+        return None if token is None else True
 
     @property
     def can_send(self) -> bool:
