@@ -53,8 +53,9 @@ from .unreliable import OutgoingUnreliable, UnreliableReceiveHalf, UnreliableSen
 
 MIN_PLAINTEXT: Final = 16
 """Shorter records are padded to it, so that a path challenge is no larger than the record that provoked it."""
-COMPANY: Final = 64
-"""Bytes that a message leaves free where it shares a datagram with acknowledgement and news: 20, and 4 for each gap."""
+SHARED: Final = RECORD_OVERHEAD + TAG + 64
+"""Bytes of a datagram that a message leaves to others where it shares it. Of these, an acknowledgement and news have
+64: 20, and 4 for each gap."""
 PING_EVERY: Final = 8
 """Every so many acks without anything else ask for an ack themselves, so that old ranges can be forgotten."""
 NO_MEMORY: Final = bytes(8)
@@ -550,7 +551,9 @@ class Connection:
 
     def poll_transmit(self, now: float) -> tuple[bytes, int] | None:
         """The next batch for the path: datagrams back to back and the size of one. None if nothing may go now."""
-        session, recovery = self.session, self.recovery
+        if self._sealed is not None:
+            self._note_sealed(self._sealed)
+        session, recovery = self.session, self._recovery
         if session is None or recovery is None:
             return None
         if self._probes_due:
@@ -560,10 +563,8 @@ class Connection:
             return self._single(session, recovery, now)
         discovery = recovery.path.discovery
         # Before pacing is asked: the timer that woke us for this must find it done.
-        if now >= discovery.due_at:
-            size = discovery.probe_due(now)
-            if size is not None and self._peer_started:
-                return self._probe_mtu(session, recovery, size, now)
+        if now >= discovery.due_at and (size := discovery.probe_due(now)) is not None and self._peer_started:
+            return self._probe_mtu(session, recovery, size, now)
         allowance, sending = self._allowance, self.sending
         if allowance.wake_at is not None:
             if allowance.wake_at > now:
@@ -578,7 +579,7 @@ class Connection:
         if not self._peer_started:
             return None
         mtu = discovery.mtu
-        brief = sending.brief(single_room(mtu) - COMPANY) if not self._resends else None
+        brief = sending.brief(mtu - SHARED) if not self._resends else None
         if brief is not None and allowance.one(recovery, mtu):
             alone = self._start_acked and recovery.probes < 2 and not self.unreliable_out.queue
             if alone and self._acks.waits(now) and (taken := sending.take_brief(brief)) is not None:
@@ -604,7 +605,7 @@ class Connection:
 
     def _bulk(self, session: Session, recovery: Recovery, segments: int, now: float) -> tuple[bytes, int] | None:
         """A record of several datagrams with parts of one channel, if there is enough for one."""
-        if self.sending.next_size() <= single_room(recovery.path.mtu) - COMPANY:
+        if self.sending.next_size() <= recovery.path.mtu - SHARED:
             return None
         out: list[bytes | memoryview] = []
         chunks: list[Chunk] = []

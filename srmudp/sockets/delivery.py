@@ -176,22 +176,30 @@ class Inbox:
         return not self._ready()
 
     def get_now(self) -> Letter | None:
-        """The oldest if there is one."""
-        return None if self._queue.empty() and not self._returned else self.get(0)
-
-    def get(self, timeout: float | None) -> Letter | None:
-        """The oldest, or None when the time is over or the inbox closed (then at once). Any thread."""
+        """The oldest if there is one. Any thread."""
         if self._closed:
             return None
         if self._returned:
             with contextlib.suppress(IndexError):  # another thread was faster
                 return self._returned.popleft()
+        if self._queue.empty():
+            return None
         try:
-            letter = self._queue.get_nowait() if timeout == 0 else take(self._queue, timeout)
-        except Empty:
+            letter = self._queue.get_nowait()
+        except Empty:  # another thread was faster
             return None
         if letter is None:
             self._queue.put(None)  # for the next who waits
+        return letter
+
+    def get(self, timeout: float | None) -> Letter | None:
+        """The oldest, or None when the time is over or the inbox closed (then at once). Any thread."""
+        letter = self.get_now()
+        if letter is None and timeout != 0 and not self._closed:
+            with contextlib.suppress(Empty):
+                letter = take(self._queue, timeout)
+                if letter is None:
+                    self._queue.put(None)
         return letter
 
     def put_back(self, letter: Letter) -> None:

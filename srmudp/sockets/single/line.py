@@ -226,7 +226,7 @@ class Line(Engine):
         return True
 
     def _queue(self, now: float, content: bytes | memoryview, channel: int, reliable: bool) -> bool | None:
-        if not self.established or self.peer_closed or self.closing or (self._end_said and channel == DATA):
+        if not self.established or self.peer_closed or self.house.closing or (self._end_said and channel == DATA):
             raise _disconnected()
         token = self.driver.endpoint.send_message(
             self.peer, content, channel=channel, reliable=reliable, ttl=None, now=now, if_room=reliable

@@ -301,7 +301,8 @@ class SecureReliableSocket(StreamSurface):
             TypeError: ``data`` is not bytes-like.
         """
         data = bytes_of(data)
-        no_flags(flags)
+        if flags:
+            no_flags()
         stream = self._stream
         if not data:
             return 0
@@ -312,8 +313,10 @@ class SecureReliableSocket(StreamSurface):
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """As :meth:`send`, but always all of it. Calls of several threads do not mix."""
-        data = bytes_of(data)
-        no_flags(flags)
+        if type(data) is not bytes:
+            data = bytes_of(data)
+        if flags:
+            no_flags()
         if data:
             self._send_all(data)
 
@@ -343,7 +346,8 @@ class SecureReliableSocket(StreamSurface):
     def _recv(self, bufsize: int, flags: int) -> bytes | memoryview:
         if self._flavour is Flavour.MESSAGE:
             not_here("recv() is for streams; this socket has messages: receive()")
-        no_flags(flags)
+        if flags:
+            no_flags()
         if bufsize < 0:
             raise ValueError("negative buffersize in recv")
         stream = self._stream
@@ -419,7 +423,8 @@ class SecureReliableSocket(StreamSurface):
         """
         if self._flavour is Flavour.STREAM:
             not_here("receive() is for messages; this socket is a stream: recv()")
-        no_flags(flags)
+        if flags:
+            no_flags()
         line = self._line
         if line is None or self._shut or self._stream is not None:
             return None

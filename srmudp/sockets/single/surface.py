@@ -138,9 +138,8 @@ def whole_of(data: bytes | memoryview) -> bytes:
     return whole if type(whole) is bytes and len(whole) == len(data) else data.tobytes()
 
 
-def no_flags(flags: int) -> None:
-    if flags:
-        not_here("no flags are known here")
+def no_flags() -> NoReturn:
+    not_here("no flags are known here")
 
 
 def not_here(why: str) -> NoReturn:
