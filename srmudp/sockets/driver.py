@@ -308,7 +308,10 @@ class Driver(Runner):
             waited = inf
             if self._notes or self._due <= now:
                 self.run(self._see_to_timers)
-            while (result := check()) is None and not self._stopping and (deadline is None or now < deadline):
+            while (result := check()) is None and not self._stopping:
+                now = monotonic()
+                if deadline is not None and now >= deadline:
+                    break
                 if self._notes:
                     self.run(self._see_to_timers)
                     continue
@@ -339,13 +342,11 @@ class Driver(Runner):
                 slept = now - began > _SLEPT
                 if until == due <= now:
                     self.run(self._see_to_timers)
-                    now = monotonic()
                 with self._read_lock:
                     batches = self._read_one_or_more() if slept else self._read_burst()[0]
                     if batches:
                         source, waited = batches[0].source, now - entered
                         self._handle(batches, True, self._after_work, awaited=slept)
-                        now = monotonic()  # or the work just done would pass for sleep
             self._busy_poll.on_waited(None if result is None else source, waited)
             return result
         except BaseException:
@@ -353,9 +354,9 @@ class Driver(Runner):
             raise
         finally:
             lease.leave()
-            if lease.looks_at == inf:
+            if lease.looks_at == inf:  # else the receiver thread comes by soon
                 self._hand_over()
-            self._await_notes()
+                self._await_notes()
             if self._unread:
                 self._wakeup.set()
 
@@ -705,10 +706,8 @@ class Driver(Runner):
                 until, due = self._sleep_until, self._due
                 if due < until and due < self.lease.looks_at:
                     until = due
-                remaining = until - monotonic()
-                woken = self._baton.sleep(
-                    None if until == inf else max(_TICK, min(self._surroundings.pause, remaining))
-                )
+                pause = None if until == inf else max(_TICK, min(self._surroundings.pause, until - monotonic()))
+                woken = self._baton.sleep(pause)
                 if not woken or self._sleep_until <= monotonic() or self._jobs or self._deferred:
                     break
 
