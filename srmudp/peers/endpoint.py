@@ -573,7 +573,7 @@ class Endpoint:
         self.stun.stop_all(now)
         for peer in self._registry:
             peer.send_close(CloseCode.REMOVED if peer.lingering else CloseCode.CLOSING, "", now)
-            self._give_up(peer, Failure.CLOSED)
+            peer.give_up(Failure.CLOSED)
         self._sessions.clear()
         self._handshakes.jobs.clear()
         self._timers.clear()
@@ -715,7 +715,7 @@ class Endpoint:
         peer.proof = None
         if peer.connection.session is not None:
             self.forget_session(peer.connection.session)
-        self._give_up(peer, Failure.REMOVED)
+        peer.give_up(Failure.REMOVED)
         if peer.room_wanted:
             self._events.append(RoomFreed(peer.name))
         peer.state = PeerState.PASSIVE
@@ -724,16 +724,6 @@ class Endpoint:
         if peer.peer_id is not None and (removed or not peer.stranger):
             self._registry.remember_removed(peer.peer_id)
         peer.stranger = False  # has no more silence to be watched
-
-    def _give_up(self, peer: Peer, reason: Failure) -> None:
-        """Nothing is sent to the peer any more, and nothing kept of what it sent."""
-        peer.opening.cancel_attempt()
-        peer.opening.drop_half_open()
-        peer.opening.puncher.stop()
-        peer.connection.forget()
-        peer.connection.fail_all(reason)
-        for token, failure in peer.connection.drain_settled():
-            self._events.append(MessageSettled(token, peer.name, failure))
 
     # --- records
 

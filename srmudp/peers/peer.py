@@ -685,6 +685,16 @@ class Peer:
         self.connection.receiving.recount()
         self.connection.unreliable_out.fail_all(Failure.LOST)
 
+    def give_up(self, reason: Failure) -> None:
+        """Nothing is sent to it any more, and nothing kept of what it sent."""
+        self.opening.cancel_attempt()
+        self.opening.drop_half_open()
+        self.opening.puncher.stop()
+        self.connection.forget()
+        self.connection.fail_all(reason)
+        for token, failure in self.connection.drain_settled():
+            self._endpoint.emit(MessageSettled(token, self.name, failure))
+
     # --- output
 
     def poll_transmit(self, now: float) -> Transmit | None:
