@@ -20,7 +20,6 @@ from ..config import Config
 from ..exceptions import DecodeError, RemoteProtocolError
 from ..wire.frames import (
     Ack,
-    ChannelState,
     Frame,
     Grant,
     MessagePart,
@@ -41,7 +40,7 @@ from ..wire.frames import (
 from ..wire.packet import RECORD_OVERHEAD, RESEND_OVERHEAD, TAG, resend_segment
 from .acking import AckTiming
 from .allowance import Allowance
-from .controls import Controls
+from .controls import NO_MEMORY, Controls, session_start
 from .credit import OVERHEAD, ReceiveBudget
 from .events import Failure
 from .receiving import ReceiveHalf
@@ -58,9 +57,6 @@ SHARED: Final = RECORD_OVERHEAD + TAG + 64
 64: 20, and 4 for each gap."""
 PING_EVERY: Final = 8
 """Every so many acks without anything else ask for an ack themselves, so that old ranges can be forgotten."""
-NO_MEMORY: Final = bytes(8)
-BRIEF_CHANNELS: Final = 4
-"""Channels stated in an ESTABLISHED at most: it must not be larger than the SHARED_KEY it answers."""
 
 Arrival = tuple[int, int, bytes]
 
@@ -295,30 +291,8 @@ class Connection:
         return settled
 
     def session_start(self, *, brief: bool = False) -> SessionStart:
-        """What we tell of our limits and channels.
-
-        Args:
-            brief: leave the channels out; the peer then takes it that we remember nothing of what it sent, and sends
-                what was not taken again, which harms nothing.
-        """
-        first = dict(self.sending.states())
-        expected = dict(self.receiving.states())
-        channels = tuple(
-            ChannelState(number, first.get(number, 0), expected.get(number)) for number in sorted({*first, *expected})
-        )
-        config = self._config
-        if brief and len(channels) > BRIEF_CHANNELS:
-            channels = ()
-        return SessionStart(
-            self._memory,
-            self._peer_memory if channels else NO_MEMORY,
-            int(config.max_ack_delay * 1e6),
-            config.channel_window,
-            config.connection_window,
-            config.max_message_size,
-            channels,
-            config.socket_buffer,
-        )
+        """What we tell of our limits and channels; see there."""
+        return session_start(self._config, self.sending, self.receiving, self._memory, self._peer_memory, brief=brief)
 
     # --- input
 

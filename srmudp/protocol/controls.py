@@ -1,4 +1,5 @@
-"""What is to be told besides messages: what was taken and granted, what will not come, and frames of the owner's.
+"""What is to be told besides messages: what was taken and granted, what will not come, how a session begins, and frames
+of the owner's.
 
 *News* of messages (Taken, Grant, Withdrawn) is made when a record has room for it, so it says how things stand then,
 and a lost one is not repeated but made anew. It waits for a record that leaves anyway, ``delay`` seconds at most; what
@@ -11,12 +12,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from ..config import Config
 from ..wire.frames import (
     Candidates,
+    ChannelState,
     Frame,
     Grant,
     ObservedAddress,
     Ping,
+    SessionStart,
     Taken,
     Window,
     Withdrawn,
@@ -31,6 +35,9 @@ _NEWEST_COUNTS = (ObservedAddress, Candidates)
 
 MAX_CONTROLS: Final = 200
 """Control frames put into one record; with the parts of messages still below what a reader takes."""
+BRIEF_CHANNELS: Final = 4
+"""Channels stated in an ESTABLISHED at most: it must not be larger than the SHARED_KEY it answers."""
+NO_MEMORY: Final = bytes(8)
 
 
 class Controls:
@@ -165,3 +172,32 @@ class Controls:
                     return False
                 del sending.withdrawals[(channel, sequence)]
         return True
+
+
+def session_start(
+    config: Config, sending: SendHalf, receiving: ReceiveHalf, memory: bytes, peer_memory: bytes, *, brief: bool
+) -> SessionStart:
+    """What we tell of our limits and channels when a session begins.
+
+    Args:
+        memory: where what we remember of the peer begins.
+        peer_memory: where what it remembers of us begins, as it told.
+        brief: leave out many channels; the peer then takes it that we remember nothing of what it sent, and sends what
+            was not taken again, which harms nothing.
+    """
+    first, expected = dict(sending.states()), dict(receiving.states())
+    channels = tuple(
+        ChannelState(number, first.get(number, 0), expected.get(number)) for number in sorted({*first, *expected})
+    )
+    if brief and len(channels) > BRIEF_CHANNELS:
+        channels = ()
+    return SessionStart(
+        memory,
+        peer_memory if channels else NO_MEMORY,
+        int(config.max_ack_delay * 1e6),
+        config.channel_window,
+        config.connection_window,
+        config.max_message_size,
+        channels,
+        config.socket_buffer,
+    )
