@@ -156,7 +156,7 @@ class Core(ABC, Generic[D]):
 
     def _remember(self, name: str) -> None:
         """Where hooks are."""
-        self.house.note_key(name, self.statuses().get(name))
+        self.driver.peek(self.house.note_key, name)
         self._save()
 
     # --- peers ---
@@ -197,12 +197,8 @@ class Core(ABC, Generic[D]):
 
     def forget(self, name: str) -> None:
         """Undo a first use, here and in the known-peers file."""
-        self.check_process()
-        if self.house.forget_known(name):
+        if self.driver.run(self.house.forget, name):
             self._save()
-            if name not in self.statuses():
-                return  # only the file knew it
-        self.driver.run(self.house.forget, name)
 
     def statuses(self) -> dict[str, PeerStatus]:
         """A snapshot of all peers."""

@@ -193,9 +193,12 @@ class Household(Generic[D]):
 
     # --- known peers ---
 
-    def note_key(self, name: str, status: PeerStatus | None) -> None:
-        """Note which key an added peer has proven; :meth:`save_known` writes it down. Any thread."""
-        if self.known is None or status is None or status.peer_id is None or name not in self.targets:
+    def note_key(self, now: float, name: str) -> None:
+        """Note which key an added peer has proven; :meth:`save_known` writes it down."""
+        if self.known is None or name not in self.targets:
+            return
+        status = self.endpoint.statuses(now).get(name)
+        if status is None or status.peer_id is None:
             return
         # A key matched by its IP address alone is too weak a reason to refuse all others tomorrow.
         if status.trust in (Trust.FIRST_USE, Trust.PINNED):
@@ -203,7 +206,7 @@ class Household(Generic[D]):
             self.known.record(name, status.peer_id, pinned=pinned, address=status.address)
 
     def note_pin(self, name: str, peer_id: PeerId | None, status: PeerStatus | None) -> None:
-        """As :meth:`note_key`, after ``name`` was pinned to ``peer_id`` or (None) to the key it has."""
+        """As :meth:`note_key`, after ``name`` was pinned to ``peer_id`` or (None) to the key it has. Any thread."""
         if self.known is not None and name in self.targets and status is not None:
             pin = peer_id or status.peer_id
             if pin is not None:
@@ -216,13 +219,6 @@ class Household(Generic[D]):
                 self.known.save()
             except OSError as error:
                 log.error("! cannot write the known peers: %s", error)
-
-    def forget_known(self, name: str) -> bool:
-        """Drop ``name`` from the known peers; whether it was among them."""
-        if self.known is None or self.known.get(name) is None:
-            return False
-        self.known.forget(name)
-        return True
 
     # --- peers ---
 
@@ -327,8 +323,14 @@ class Household(Generic[D]):
         if target is not None and peer_id is not None:
             self.targets[name] = target.merged(Target(peer_id=peer_id))
 
-    def forget(self, now: float, name: str) -> None:
-        """Undo a first use."""
+    def forget(self, now: float, name: str) -> bool:
+        """Undo a first use, in the known peers too. Whether it was there, so that they are to be written down."""
+        was_known = self.known is not None and self.known.forget(name)
+        if not was_known or name in self.endpoint.statuses(now):
+            self._forget_here(now, name)
+        return was_known
+
+    def _forget_here(self, now: float, name: str) -> None:
         self.endpoint.forget(name, now)
         target = self.targets.get(name)
         if target is not None:

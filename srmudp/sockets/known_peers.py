@@ -81,11 +81,14 @@ class KnownPeers:
             if new != old:
                 self._entries = {**self._entries, name: new}
 
-    def forget(self, name: str) -> None:
-        """Drop the entry of ``name``, if there is one."""
+    def forget(self, name: str) -> bool:
+        """Drop the entry of ``name``. False if there is none."""
         with self._lock:
-            if name in self._entries:
-                self._entries = {n: entry for n, entry in self._entries.items() if n != name}
+            entries = {n: entry for n, entry in self._entries.items() if n != name}
+            if len(entries) == len(self._entries):
+                return False
+            self._entries = entries
+            return True
 
     def save(self) -> None:
         """Write the file if anything changed since it was last written.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from srmudp.exceptions import UnknownPeer
@@ -139,7 +140,7 @@ class FakeEndpoint:
         self.calls.append(("trust", name, peer_id))
 
     def forget(self, name: str, now: float) -> None:
-        self.need(name)
+        self.peers[name] = replace(self.need(name), peer_id=None, trust=Trust.NONE)
         self.calls.append(("forget", name))
 
     def admit(self, peer_id: PeerId, allow: bool, now: float) -> None:

@@ -504,6 +504,33 @@ def test_first_uses_are_written_and_pinned_next_time(make_rig: Callable[..., Rig
     assert KnownPeers(path).get("bob") is None
 
 
+def test_a_key_is_noted_and_forgotten_under_the_lock(
+    make_rig: Callable[..., Rig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who reads the status of a peer before it is forgotten would note it after."""
+    known = KnownPeers(tmp_path / "known")
+    rig = make_rig(known=known)
+    held: list[tuple[str, bool]] = []
+
+    def watch(name: str) -> None:
+        inner = getattr(known, name)
+
+        def watched(*args: Any, **options: Any) -> Any:
+            held.append((name, rig.engine.driver._lock._is_owned()))  # type: ignore[attr-defined]
+            return inner(*args, **options)
+
+        monkeypatch.setattr(known, name, watched)
+
+    watch("record")
+    watch("forget")
+    rig.start()
+    rig.under_lock(lambda: rig.endpoint.connect("bob", BOB))
+    reach(lambda: held)
+    rig.engine.forget("bob")
+    assert set(held) == {("record", True), ("forget", True)}
+    assert known.get("bob") is None
+
+
 def test_a_match_by_ip_alone_is_not_written(make_rig: Callable[..., Rig], tmp_path: Path) -> None:
     from dataclasses import replace
 

@@ -67,8 +67,8 @@ def test_addresses_are_bounded(path: Path) -> None:
 def test_forget(path: Path) -> None:
     known = KnownPeers(path)
     known.record("a", ALICE, pinned=True)
-    known.forget("a")
-    known.forget("never there")
+    assert known.forget("a")
+    assert not known.forget("never there")
     known.save()
     assert json.loads(path.read_text()) == {}
 
