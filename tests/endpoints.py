@@ -89,6 +89,10 @@ def identity(seed: object, backend: Backend | None = None) -> Identity:
     return Identity.generate(random.Random(f"identity/{seed}").randbytes, backend=backend)
 
 
+class Watchable(Endpoint):
+    """An endpoint whose calls a test can replace: it has a dictionary beside its slots."""
+
+
 def make_node(
     net: SimNet,
     name: str,
@@ -124,7 +128,7 @@ def make_node(
         net.add_host(name, ip, behind=behind)
     backend = backend or select_backend()
     runs = net.counts[f"run {name}"] = net.counts[f"run {name}"] + 1
-    endpoint = Endpoint(
+    endpoint = Watchable(
         identity(name if seed is None else seed, backend),
         replace(config or Config(), max_mtu=max_mtu),
         backend=backend,

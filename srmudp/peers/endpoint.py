@@ -80,6 +80,15 @@ class Endpoint:
         serve_stun: tell whoever asks by STUN what address it has.
     """
 
+    # CPython finds what more than 30 attributes are called by a search, unless they have slots.
+    __slots__ = (
+        "_admission", "_at_work", "_closed", "_due", "_events", "_handshakes", "_looked_at", "_now", "_order",
+        "_ready", "_receiving", "_registry", "_sessions", "_taking", "_timers", "_tokens", "_unscheduled", "backend",
+        "budget", "config", "drops", "forget_attempt", "invites", "keepalive", "kept_port", "nat_traits",
+        "note_generation", "note_unreached", "open_attempt", "peer_id", "random", "reasons", "span", "stun",
+        "timeout", "unproven", "whereabouts",
+    )  # fmt: skip
+
     def __init__(
         self,
         identity: Identity,

@@ -70,6 +70,15 @@ SEARCH_AGAIN: Final = 5.0
 class Peer:
     """The state of one peer. Every method is called under the endpoint lock."""
 
+    # CPython finds what more than 30 attributes are called by a search, unless they have slots.
+    __slots__ = (
+        "_claims", "_endpoint", "_search_after", "_updates", "addresses", "aliases", "connection", "ever_connected",
+        "failure", "generation", "instance", "intake", "judged", "last_address", "last_heard", "last_sent",
+        "linger_until", "liveness", "messages_received", "messages_sent", "name", "nat", "observed", "opening",
+        "outbox", "past_instances", "peer_id", "proof", "ready", "rekeying", "room_wanted", "scheduled", "since",
+        "state", "stranger", "token", "told", "trail", "trust", "validator", "ways",
+    )  # fmt: skip
+
     def __init__(self, endpoint: Host[Peer], name: str, now: float, *, stranger: bool = False) -> None:
         self._endpoint = endpoint
         self.name = name

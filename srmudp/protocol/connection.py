@@ -70,6 +70,15 @@ class Connection:
         random: decides which record numbers are left out; None leaves out none.
     """
 
+    # CPython finds what more than 30 attributes are called by a search, unless they have slots.
+    __slots__ = (
+        "_acks", "_acks_alone", "_allowance", "_budget", "_config", "_controls", "_datagrams_lost_before", "_drops",
+        "_memory", "_newest", "_peer_memory", "_peer_started", "_probes_due", "_random", "_recovery", "_resends",
+        "_resent", "_sealed", "_start_acked", "_start_due", "_told_window", "_wake", "arrived", "arrived_unreliable",
+        "bytes_received", "bytes_sent", "datagrams_received", "datagrams_sent", "path", "peer_max_message",
+        "receiving", "restarts", "sending", "session", "signals", "unreliable_in", "unreliable_out",
+    )  # fmt: skip
+
     def __init__(
         self,
         config: Config,

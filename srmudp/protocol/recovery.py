@@ -280,6 +280,15 @@ class Skips:
 class Recovery:
     """The sent records of one session."""
 
+    # CPython finds what more than 30 attributes are called by a search, unless they have slots.
+    __slots__ = (
+        "_ack_at", "_app_limited_until", "_delivered", "_delivered_at", "_first_sent_at", "_firsts", "_flights",
+        "_heard_after", "_hinted", "_hinted_records", "_largest_hinted", "_largest_sent_at", "_last_eliciting",
+        "_last_sample", "_loss_time", "_opened", "_reorder", "_reordered_at", "_samples", "_scatter", "_threshold",
+        "datagrams_lost", "datagrams_sent", "in_flight", "loss", "mtu_changed", "path", "peer_ack_delay", "probes",
+        "records", "skips",
+    )  # fmt: skip
+
     def __init__(self, path: Path, now: float, random: Callable[[int], bytes] | None = None) -> None:
         self.path = path
         self.skips = Skips(random)

@@ -44,6 +44,12 @@ class Runner(ABC):
         span: seconds between looks at what became of the machine and its network, while there are deadlines.
     """
 
+    # With them those of its subclass are no more than 30: CPython finds more by a search.
+    __slots__ = (
+        "_busy", "_busy_poll", "_faults", "_on_event", "_on_output", "_open", "_pid", "_surroundings", "drops",
+        "endpoint", "stopped", "topics", "transport",
+    )  # fmt: skip
+
     def __init__(
         self,
         endpoint: Endpoint,

@@ -60,6 +60,13 @@ class Line(Engine):
         is_stream: whether its messages are pieces of a stream.
     """
 
+    # With those of its base class they are more than 30: without slots CPython finds them by a search.
+    __slots__ = (
+        "_amid", "_at_end", "_broke", "_end_said", "_end_until", "_is_stream", "_left", "address", "announce",
+        "before_close", "deliver", "ended", "established", "on_broadcast", "peer", "peer_closed",
+        "stays", "tells_end", "their_id",
+    )  # fmt: skip
+
     flush_look = 0.005
 
     def __init__(self, parts: Parts, peer: str, *, timeout: float, span: float, stays: bool, is_stream: bool) -> None:
