@@ -300,7 +300,7 @@ class Connection:
         return settled
 
     def session_start(self, *, brief: bool = False) -> SessionStart:
-        """What we tell of our limits and channels; see there."""
+        """What we tell of our limits and channels; see :func:`.controls.session_start`."""
         return session_start(self._config, self.sending, self.receiving, self._memory, self._peer_memory, brief=brief)
 
     # --- input

@@ -192,7 +192,6 @@ class Core(ABC, Generic[D]):
         """Pin ``name`` to ``peer_id`` or to the key it has."""
         self.driver.run(self.house.trust, name, peer_id)
         if self.house.known is not None:
-            self.house.note_pin(name, peer_id, self.statuses().get(name))
             self._save()
 
     def forget(self, name: str) -> None:

@@ -242,7 +242,7 @@ class Driver(Runner):
             notes.popleft()  # after it: an interrupt has it done twice rather than never
 
     def peek(self, look: Callable[[float, Unpack[Ts]], T], *args: *Ts) -> T:
-        """What ``look(now, ...)`` returns, called under the lock. For reading only; works after :meth:`stop` too.
+        """What ``look(now, ...)`` returns, called under the lock. It only reads the endpoint; works after :meth:`stop`.
 
         Raises:
             Reentered, LocalProtocolError: as :meth:`run`.
@@ -323,7 +323,7 @@ class Driver(Runner):
                 if due < until:
                     if due > now:
                         lease.looks_at = until = due
-                    else:  # it has looked already
+                    else:  # it has looked already, or will at once
                         self._hand_over()
                 try:
                     awake = min(until - now, self._busy_poll.time_left(now - entered))

@@ -126,6 +126,7 @@ class Face:
 
         Raises:
             UnknownPeer: nobody has that name.
+            SocketClosed: too late.
         """
         self._engine.forget(name)
 

@@ -205,13 +205,6 @@ class Household(Generic[D]):
             pinned = status.trust is Trust.PINNED
             self.known.record(name, status.peer_id, pinned=pinned, address=status.address)
 
-    def note_pin(self, name: str, peer_id: PeerId | None, status: PeerStatus | None) -> None:
-        """As :meth:`note_key`, after ``name`` was pinned to ``peer_id`` or (None) to the key it has. Any thread."""
-        if self.known is not None and name in self.targets and status is not None:
-            pin = peer_id or status.peer_id
-            if pin is not None:
-                self.known.record(name, pin, pinned=True, address=status.address)
-
     def save_known(self) -> None:
         """Write the known-peers file, if there is one and it changed. Takes its time; any thread."""
         if self.known is not None:
@@ -311,7 +304,7 @@ class Household(Generic[D]):
         self._shell.wake(PEERS)
 
     def trust(self, now: float, name: str, peer_id: PeerId | None) -> None:
-        """Pin ``name`` to ``peer_id`` or to the key it has."""
+        """Pin ``name`` to ``peer_id`` or to the key it has; :meth:`save_known` writes it down."""
         if peer_id is None:
             statuses = self.endpoint.statuses(now)
             if name in statuses and statuses[name].wire != "native":
@@ -322,6 +315,10 @@ class Household(Generic[D]):
         target = self.targets.get(name)
         if target is not None and peer_id is not None:
             self.targets[name] = target.merged(Target(peer_id=peer_id))
+        if self.known is not None and target is not None:
+            status = self.endpoint.statuses(now)[name]
+            if (pin := peer_id or status.peer_id) is not None:
+                self.known.record(name, pin, pinned=True, address=status.address)
 
     def forget(self, now: float, name: str) -> bool:
         """Undo a first use, in the known peers too. Whether it was there, so that they are to be written down."""

@@ -84,9 +84,10 @@ class KnownPeers:
     def forget(self, name: str) -> bool:
         """Drop the entry of ``name``. False if there is none."""
         with self._lock:
-            entries = {n: entry for n, entry in self._entries.items() if n != name}
-            if len(entries) == len(self._entries):
+            if name not in self._entries:
                 return False
+            entries = dict(self._entries)
+            del entries[name]
             self._entries = entries
             return True
 

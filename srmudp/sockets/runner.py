@@ -87,7 +87,7 @@ class Runner(ABC):
 
     @abstractmethod
     def peek(self, look: Callable[[float, Unpack[Ts]], T], *args: *Ts) -> T:
-        """What ``look(now, ...)`` returns. For reading only; works after the end too."""
+        """What ``look(now, ...)`` returns. Of the endpoint it only reads; works after the end too."""
 
     @abstractmethod
     def spread(self, told: Callable[[float, str, int], None], wanted: SocketsWanted) -> None:

@@ -507,7 +507,10 @@ def test_first_uses_are_written_and_pinned_next_time(make_rig: Callable[..., Rig
 def test_a_key_is_noted_and_forgotten_under_the_lock(
     make_rig: Callable[..., Rig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else who reads the status of a peer before it is forgotten would note it after."""
+    """Else who reads the status of a peer before it is forgotten would note it after.
+
+    All of it, for a signal handler that wants that lock must not wait for the frame below it.
+    """
     known = KnownPeers(tmp_path / "known")
     rig = make_rig(known=known)
     held: list[tuple[str, bool]] = []
@@ -526,7 +529,12 @@ def test_a_key_is_noted_and_forgotten_under_the_lock(
     rig.start()
     rig.under_lock(lambda: rig.endpoint.connect("bob", BOB))
     reach(lambda: held)
+    rig.engine.trust("bob", None)
+    entry = known.get("bob")
+    assert entry is not None
+    assert entry.pinned
     rig.engine.forget("bob")
+    assert held[0] == ("record", True)
     assert set(held) == {("record", True), ("forget", True)}
     assert known.get("bob") is None
 

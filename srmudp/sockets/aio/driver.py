@@ -149,7 +149,7 @@ class Driver(Runner):
         return result
 
     def peek(self, look: Callable[[float, Unpack[Ts]], T], *args: *Ts) -> T:
-        """What ``look(now, ...)`` returns. For reading only; works after :meth:`stop` too.
+        """What ``look(now, ...)`` returns. Of the endpoint it only reads; works after :meth:`stop` too.
 
         Raises:
             Reentered, LocalProtocolError: as :meth:`run`.
