@@ -196,7 +196,13 @@ class Core(ABC, Generic[D]):
 
     def forget(self, name: str) -> None:
         """Undo a first use, here and in the known-peers file."""
-        if self.driver.run(self.house.forget, name):
+        try:
+            was_known = self.driver.run(self.house.forget, name)
+        except SocketClosed:
+            if not self.driver.peek(self.house.forget_known, name):
+                raise
+            was_known = True
+        if was_known:
             self._save()
 
     def statuses(self) -> dict[str, PeerStatus]:

@@ -126,7 +126,7 @@ class Face:
 
         Raises:
             UnknownPeer: nobody has that name.
-            SocketClosed: too late.
+            SocketClosed: too late; what the file knew is forgotten nevertheless, without an error.
         """
         self._engine.forget(name)
 

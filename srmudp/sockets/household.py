@@ -213,6 +213,10 @@ class Household(Generic[D]):
             except OSError as error:
                 log.error("! cannot write the known peers: %s", error)
 
+    def forget_known(self, now: float, name: str) -> bool:
+        """Drop ``name`` from the known peers; whether it was among them, so that they are to be written down."""
+        return self.known is not None and self.known.forget(name)
+
     # --- peers ---
 
     def with_known(self, name: str, target: Target) -> Target:
@@ -321,17 +325,15 @@ class Household(Generic[D]):
                 self.known.record(name, pin, pinned=True, address=status.address)
 
     def forget(self, now: float, name: str) -> bool:
-        """Undo a first use, in the known peers too. Whether it was there, so that they are to be written down."""
-        was_known = self.known is not None and self.known.forget(name)
-        if not was_known or name in self.endpoint.statuses(now):
-            self._forget_here(now, name)
-        return was_known
-
-    def _forget_here(self, now: float, name: str) -> None:
+        """Undo a first use, as :meth:`forget_known` does, and here."""
+        was_known = self.forget_known(now, name)
+        if was_known and name not in self.endpoint.statuses(now):
+            return True  # only the file knew it
         self.endpoint.forget(name, now)
         target = self.targets.get(name)
         if target is not None:
             self.targets[name] = Target(target.addresses, target.hosts, None, target.wire)
+        return was_known
 
     def statuses(self, now: float) -> dict[str, PeerStatus]:
         """A snapshot of all peers."""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from srmudp.config import Config
-from srmudp.exceptions import LocalProtocolError, MessageTooBig, QueueFull, UnknownPeer
+from srmudp.exceptions import LocalProtocolError, MessageTooBig, QueueFull, SocketClosed, UnknownPeer
 from srmudp.models import Address, EventKind, Message, PeerEvent, PeerState, Trust
 from srmudp.protocol.events import Failure, MessageSettled, ResolveWanted, RoomFreed
 from srmudp.sockets import engine as engine_module
@@ -537,6 +537,17 @@ def test_a_key_is_noted_and_forgotten_under_the_lock(
     assert held[0] == ("record", True)
     assert set(held) == {("record", True), ("forget", True)}
     assert known.get("bob") is None
+
+
+def test_what_the_file_knows_can_be_forgotten_after_the_end(make_rig: Callable[..., Rig], tmp_path: Path) -> None:
+    known = KnownPeers(tmp_path / "known")
+    known.record("old", peer_id_of("old"), pinned=True)
+    rig = make_rig(known=known).start()
+    rig.engine.close(0.0)
+    rig.engine.forget("old")
+    assert KnownPeers(tmp_path / "known").get("old") is None
+    with pytest.raises(SocketClosed):
+        rig.engine.forget("old")
 
 
 def test_a_match_by_ip_alone_is_not_written(make_rig: Callable[..., Rig], tmp_path: Path) -> None:
