@@ -34,7 +34,7 @@ def _echo(net: SimNet, a: SimNode, b: SimNode, rounds: int, size: int = 100) -> 
 
 
 @pytest.mark.parametrize("latency", [50e-6, 0.0003, 0.0007, 0.0012, 0.002, 0.0024, 0.02])
-@pytest.mark.parametrize("size", [100, 600, 1000])
+@pytest.mark.parametrize("size", [100, 600, 1000, 1050])
 def test_an_echo_takes_one_datagram_each_way(latency: float, size: int) -> None:
     """And now and then one more: an acknowledgement of its own, where a number was left out on purpose."""
     net, a, b = pair(link=Link(latency=latency))
