@@ -80,7 +80,7 @@ class Endpoint:
         serve_stun: tell whoever asks by STUN what address it has.
     """
 
-    # CPython finds what more than 30 attributes are called by a search, unless they have slots.
+    # More than 30 attributes: without slots CPython 3.11 keeps them in a dictionary and searches it for each use.
     __slots__ = (
         "_admission", "_at_work", "_closed", "_due", "_events", "_handshakes", "_looked_at", "_now", "_order",
         "_ready", "_receiving", "_registry", "_sessions", "_taking", "_timers", "_tokens", "_unscheduled", "backend",

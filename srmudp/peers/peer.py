@@ -70,7 +70,7 @@ SEARCH_AGAIN: Final = 5.0
 class Peer:
     """The state of one peer. Every method is called under the endpoint lock."""
 
-    # CPython finds what more than 30 attributes are called by a search, unless they have slots.
+    # More than 30 attributes: without slots CPython 3.11 keeps them in a dictionary and searches it for each use.
     __slots__ = (
         "_claims", "_endpoint", "_search_after", "_updates", "addresses", "aliases", "connection", "ever_connected",
         "failure", "generation", "instance", "intake", "judged", "last_address", "last_heard", "last_sent",

@@ -70,7 +70,7 @@ class Connection:
         random: decides which record numbers are left out; None leaves out none.
     """
 
-    # CPython finds what more than 30 attributes are called by a search, unless they have slots.
+    # More than 30 attributes: without slots CPython 3.11 keeps them in a dictionary and searches it for each use.
     __slots__ = (
         "_acks", "_acks_alone", "_allowance", "_budget", "_config", "_controls", "_datagrams_lost_before", "_drops",
         "_memory", "_newest", "_peer_memory", "_peer_started", "_probes_due", "_random", "_recovery", "_resends",

@@ -280,7 +280,7 @@ class Skips:
 class Recovery:
     """The sent records of one session."""
 
-    # CPython finds what more than 30 attributes are called by a search, unless they have slots.
+    # More than 30 attributes: without slots CPython 3.11 keeps them in a dictionary and searches it for each use.
     __slots__ = (
         "_ack_at", "_app_limited_until", "_delivered", "_delivered_at", "_first_sent_at", "_firsts", "_flights",
         "_heard_after", "_hinted", "_hinted_records", "_largest_hinted", "_largest_sent_at", "_last_eliciting",

@@ -44,7 +44,7 @@ class Runner(ABC):
         span: seconds between looks at what became of the machine and its network, while there are deadlines.
     """
 
-    # With them those of its subclass are no more than 30: CPython finds more by a search.
+    # So those of its subclass are no more than 30: more are kept in a dictionary and searched for, by CPython 3.11.
     __slots__ = (
         "_busy", "_busy_poll", "_faults", "_on_event", "_on_output", "_open", "_pid", "_surroundings", "drops",
         "endpoint", "stopped", "topics", "transport",

@@ -60,7 +60,7 @@ class Line(Engine):
         is_stream: whether its messages are pieces of a stream.
     """
 
-    # With those of its base class they are more than 30: without slots CPython finds them by a search.
+    # With those of its base class more than 30: without slots CPython 3.11 would search a dictionary for each use.
     __slots__ = (
         "_amid", "_at_end", "_broke", "_end_said", "_end_until", "_is_stream", "_left", "address", "announce",
         "before_close", "deliver", "ended", "established", "on_broadcast", "peer", "peer_closed",
