@@ -584,7 +584,7 @@ class Driver(Runner):
             except Exception as error:
                 self._faults.add("receiver", error)
                 self._faults.log()
-                time.sleep(0.01)
+                time.sleep(0.01)  # what fails at each turn must not take a core
 
     def _read(self) -> bool:
         """Read and handle all that has come. Returns whether anything had."""
